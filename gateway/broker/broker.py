@@ -112,8 +112,9 @@ class Broker:
         """Adds items to the queue and to its fanout children, all or none of them.
 
         entries: expiry and data. Expiry: seconds from now if below 1,000,000, otherwise seconds since the epoch; 0
-        means never. Returns the outcome, the ticket to wait for before the answer, and the id of the queue's own first
-        item, or 0; the ids of the others follow. If the ticket refuses an id, the disk could not store just this item.
+        means never. Returns the outcome, the ticket to wait for before the answer, and what the ticket calls the
+        queue's own first item, or 0; the numbers of the others follow. If the ticket refuses a number, the disk could
+        not store just this item.
         Several items are FULL also if some of them have room. Raises IllegalNameError, UnavailableError, and
         OverflowError if no id is left.
         """
@@ -123,6 +124,8 @@ class Broker:
         if committer.trouble is not None and (why := committer.refusal) is not None:
             raise UnavailableError(why)
         congested = committer.congested
+        if committer.large.full and self.queues.is_late(name, max(len(data) for _, data in entries)):
+            congested = committer.large.first
         if congested is not None:
             counters.cmd_set -= count
             return PutOutcome.CONGESTED, congested, 0

@@ -13,8 +13,8 @@ from typing import Final
 
 JOBS: Final = "broker.sqlite"
 KEYS: Final = "idempotency.db"
-NEWEST: Final = {JOBS: 2, KEYS: 1}
-"""The format that this version writes, by the name of the file."""
+NEWEST: Final = {JOBS: 3, KEYS: 1}
+"""The newest format that this version writes and reads, by the name of the file."""
 
 
 def refusal(name: str, version: int) -> str | None:

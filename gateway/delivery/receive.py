@@ -20,7 +20,7 @@ from functools import partial
 from typing import NamedTuple
 
 from gateway.coverage import Covered
-from gateway.delivery.attempts import identity
+from gateway.delivery.attempts import identity_of
 from gateway.delivery.backend import Backend, OnGone, Poll
 from gateway.delivery.caps.caps import CapPlace, Caps
 from gateway.delivery.caps.counter import CapLimits, CapReason
@@ -311,7 +311,7 @@ class Receiver:
             if job.expires_s is not None and job.expires_s <= time.time():
                 await expired.drop(read)
                 return None
-            known_by = identity(job.id, read.data)
+            known_by = await identity_of(job.id, read.data)
             attempt = self._moves.attempts.of(queue.key, known_by, job.attempt)
             if attempt > self._moves.max_attempts(queue):
                 moved = self._tasks.create_task(self._to_dead_letters(queue, read, attempt - 1))

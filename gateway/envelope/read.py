@@ -45,7 +45,7 @@ class Job(NamedTuple):
     id: None for raw items. event: the stored attributes without `attempt` and `tenant`; empty for raw items.
     content_type: of the payload; not a JSON type if there is no payload.
     member: the name of the payload in JSON answers, `data` or `data_base64`; empty if there is none.
-    payload: the value of that member, as JSON text.
+    stored: the value of that member, as JSON text; of a raw item its own bytes, since most are delivered as they are.
     attempt: 1 for the first delivery.
     enqueued_at: RFC 3339, in UTC if the gateway stored the job; None if unknown.
     expires_s: wall time; None: never.
@@ -58,11 +58,16 @@ class Job(NamedTuple):
     event: Mapping[str, str | int | bool]
     content_type: str
     member: str
-    payload: bytes
+    stored: bytes
     attempt: int = 1
     enqueued_at: str | None = None
     expires_s: float | None = None
     ready_s: float | None = None
+
+    @property
+    def payload(self) -> bytes:
+        """The value of `member`, as JSON text."""
+        return self.stored if self.id is not None else b'"%b"' % base64.b64encode(self.stored)
 
     @property
     def attributes(self) -> dict[str, str | int | bool]:
@@ -88,13 +93,15 @@ def unwrap(item: bytes) -> Job:
 
 def raw(item: bytes, content_type: str = BYTES_TYPE) -> Job:
     """The job whose body is the item itself."""
-    return Job(None, {}, content_type, "data_base64", b'"%b"' % base64.b64encode(item))
+    return Job(None, {}, content_type, "data_base64", item)
 
 
 def body_of(job: Job) -> bytes:
     """The job's own bytes, as its producer sent them."""
     if not job.member:
         return b""
+    if job.id is None:
+        return job.stored
     if job.member == "data_base64":
         return base64.b64decode(orjson.loads(job.payload))
     if is_json_type(job.content_type):
@@ -247,7 +254,7 @@ def _job(event: dict[str, Any], member: str, payload: bytes) -> Job:
         event=event,
         content_type=payload_type(event.get("datacontenttype"), member),
         member=member,
-        payload=payload,
+        stored=payload,
         attempt=attempt if type(attempt) is int and 1 <= attempt <= MAX_ATTEMPT else 1,
         enqueued_at=enqueued_at,
         expires_s=expires_s,

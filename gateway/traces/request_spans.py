@@ -104,7 +104,7 @@ class RequestSpans:
         links = [link_to(each) for each, _ in jobs[:MOST_LINKS]]
         about: Attributes = {BATCH_COUNT: len(jobs)}
         if not batch and len(jobs) == 1:
-            about = message_id(first.job_id) | {ATTEMPT: first.attempt, BODY_SIZE: len(job.payload)}
+            about = message_id(first.job_id) | {ATTEMPT: first.attempt, BODY_SIZE: len(job.stored)}
         span = begin(
             self._tracer,
             NEXT,

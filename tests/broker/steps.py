@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from gateway.broker.config import Config
@@ -13,6 +14,8 @@ from gateway.broker.storage.batch import Batch
 from gateway.broker.storage.batch_writer import Outcome
 from gateway.broker.storage.committer import Committer
 from gateway.broker.storage.database import Database
+from gateway.broker.storage.large import LargeData
+from gateway.broker.storage.parts import PartOutcome
 from gateway.broker.storage.reader import QueueRows, WindowOwner
 
 
@@ -30,6 +33,7 @@ class Steps:
         self.database = Database(self.directory, fsync=False)
         self.reader = self.database.reader()
         self.writes: list[tuple[Batch, Callable[[Batch, Outcome], None]]] = []
+        self.parts: list[tuple[Callable[[], PartOutcome], Callable[[PartOutcome], None]]] = []
         self.reads: list[tuple[WindowOwner, QueueRows, int, int, int]] = []
         self.committer = Committer(self.loop, self)
         self.queues = QueueCollection(self.committer, self.config, self.database.inventory())
@@ -55,14 +59,24 @@ class Steps:
     def write(self, batch: Batch, done: Callable[[Batch, Outcome], None]) -> None:
         self.writes.append((batch, done))
 
+    def write_part(self, large: LargeData, done: Callable[[LargeData, PartOutcome], None]) -> None:
+        self.parts.append((lambda: self.database.write_part(large), partial(done, large)))
+
+    def delete_parts(self, number: int, done: Callable[[int, PartOutcome], None]) -> None:
+        self.parts.append((lambda: self.database.delete_parts(number), partial(done, number)))
+
     def read(self, owner: WindowOwner, rows: QueueRows, generation: int, after: int, upto: int) -> None:
         self.reads.append((owner, rows, generation, after, upto))
 
     # What the test does with them
 
     def commit(self) -> bool:
-        """Writes the batch that is due; whether there was one."""
+        """Writes the batch or the part that is due; whether there was one."""
         self.turn()
+        if self.parts:
+            write, done_part = self.parts.pop(0)
+            done_part(write())
+            return True
         if not self.writes:
             return False
         batch, done = self.writes.pop(0)
@@ -74,8 +88,11 @@ class Steps:
             pass
 
     def fail(self, *, removals_too: bool) -> bool:
-        """The batch that is due does not get through: its puts, or all of it."""
+        """The batch or part that is due does not get through: its puts, or all of it."""
         self.turn()
+        if self.parts:
+            self.parts.pop(0)[1](PartOutcome("disk full"))
+            return True
         if not self.writes:
             return False
         batch, done = self.writes.pop(0)

@@ -667,10 +667,10 @@ def test_killed_while_it_is_brought_up_to_date(tmp_path: Path, kills: int) -> No
     assert damaging.rows(data, "SELECT count(*) FROM items WHERE checksum ISNULL") == [(0,)]
 
 
-NEWER = "format 3 is above 2, the newest that this version of kestrel-gateway knows: use the version that wrote it"
+NEWER = "format 4 is above 3, the newest that this version of kestrel-gateway knows: use the version that wrote it"
 
 
-@pytest.mark.parametrize(("version", "why"), [(3, NEWER), (0, "is damaged")])
+@pytest.mark.parametrize(("version", "why"), [(4, NEWER), (3, "is damaged"), (0, "is damaged")])
 def test_another_format_is_refused(whole: Path, tmp_path: Path, version: int, why: str) -> None:
     """A newer one in one line that says what to use; nothing of it is changed."""
     data = copy(whole, tmp_path / "data")

@@ -14,6 +14,7 @@ from gateway.broker.broker import Broker, Options, PutOutcome, TooManyReadsError
 from gateway.broker.multiplex.commits import Commits
 from gateway.broker.multiplex.reads import MultiplexedReads
 from gateway.broker.queues.reads import ClientReads, OpenItem, ReadMode
+from gateway.broker.storage import large_work
 from gateway.broker.storage.batch import StoredItem, Ticket
 from gateway.common.multiplex.frames import Frame, FrameKind
 from gateway.common.multiplex.messages import Opening
@@ -253,6 +254,27 @@ def test_puts_that_the_queue_refuses(tmp_path: Path) -> None:
             await put(broker, b"1")
             assert broker.put(b"q", b"2", 0)[0] is PutOutcome.FULL
             assert (broker.counters.cmd_set, broker.counters.total_items) == (3, 1)
+
+    asyncio.run(scenario())
+
+
+def test_waiting_large_items_hold_back_others_of_their_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While very many bytes wait, a put that would be written in parts, or behind them, waits; others do not."""
+    monkeypatch.setattr(large_work, "WAITING_BYTES", 1 << 20)
+    data = b"x" * (32 << 20)
+
+    async def scenario() -> None:
+        async with running(tmp_path) as broker:
+            outcome, ticket, _ = broker.put(b"q", data, 0)
+            assert outcome is PutOutcome.ACCEPTED
+            assert broker.put(b"q", b"behind", 0)[:2] == (PutOutcome.CONGESTED, ticket)
+            assert broker.put(b"other", data, 0)[:2] == (PutOutcome.CONGESTED, ticket)
+            assert ticket is not None
+            small = broker.put(b"third", b"1", 0)
+            assert small[0] is PutOutcome.ACCEPTED
+            await Settled(small[1]).wait()
+            assert not ticket.done
+            assert broker.counters.cmd_set == 2
 
     asyncio.run(scenario())
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+import sqlite3
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,12 +17,16 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from gateway.broker.queues import backlog as backlog_module
+from gateway.broker.queues import collection
 from gateway.broker.queues.queue import PersistentQueue
 from gateway.broker.queues.reads import ClientReads, OpenItem, ReadMode, take_back
+from gateway.broker.storage import batch, large, large_work, schema
 from gateway.broker.storage.batch import StoredItem, Ticket
 from tests.broker.steps import Steps
 from tests.lab.examples import examples
 
+LARGE_BYTES = 12
+_NUMBERS = "SELECT CAST(substr(data, 1, 10) AS INTEGER) FROM items WHERE typeof(data) = 'text' ORDER BY 1"
 SESSIONS = st.integers(0, 2)
 
 
@@ -83,6 +89,10 @@ class QueueMachine(RuleBasedStateMachine):
         assert taken
         assert ticket is not None
         self.changes.append(("put", data, ticket))
+
+    @rule()
+    def put_large(self) -> None:
+        self.put(LARGE_BYTES)
 
     @rule()
     def commit(self) -> None:
@@ -262,6 +272,24 @@ class QueueMachine(RuleBasedStateMachine):
         self.model.stored = [data for data in self.model.stored if data in opened]
 
     @rule()
+    def finish(self) -> None:
+        """In the end, the parts on disk are those of the items on disk."""
+        while self.steps.commit():
+            self._settle()
+        self.steps.committer.sweep_chores()
+        while self.steps.commit():
+            self._settle()
+        path = self.directory / "broker.sqlite"
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+            if schema.has_parts(connection):
+                numbers = connection.execute("SELECT DISTINCT id >> 16 FROM parts ORDER BY 1").fetchall()
+                references = connection.execute(
+                    "SELECT CAST(substr(data, 1, 10) AS INTEGER) FROM items WHERE typeof(data) = 'text' ORDER BY 1"
+                )
+                assert numbers == references.fetchall()
+                assert connection.execute("SELECT count(*) FROM unfinished").fetchone() == (0,)
+
+    @rule()
     def crash(self) -> None:
         self.steps.crash()
         self.model = Model(ready=list(self.model.stored), stored=self.model.stored)
@@ -285,6 +313,9 @@ def test_the_queue_is_what_the_model_is(monkeypatch: pytest.MonkeyPatch) -> None
     """Whatever happens in whatever order, the queue is what the model is, and so is what a restart finds."""
     monkeypatch.setattr(backlog_module, "WINDOW_ITEMS", 4)
     monkeypatch.setattr(backlog_module, "_LOW_ITEMS", 2)
+    for module in (batch, collection, large_work):
+        monkeypatch.setattr(module, "LARGE_BYTES", LARGE_BYTES)
+    monkeypatch.setattr(large, "PART_BYTES", 5)
     run_state_machine_as_test(
         QueueMachine,
         settings=settings(max_examples=examples(80), stateful_step_count=50, suppress_health_check=list(HealthCheck)),

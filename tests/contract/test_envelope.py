@@ -1,5 +1,6 @@
 """The envelope gives every body back unchanged, and opens whatever is on a queue."""
 
+import base64
 import contextlib
 import json
 
@@ -12,7 +13,7 @@ from gateway.envelope import read, times
 from gateway.envelope.attributes import checked
 from gateway.envelope.json_text import BOM, MAX_DEPTH, check_json, members
 from gateway.envelope.media import is_media_type
-from gateway.envelope.read import body_of, unwrap
+from gateway.envelope.read import body_of, raw, unwrap
 from gateway.envelope.rewrite import next_attempt, plain
 from gateway.envelope.write import EnqueueContext, wrap, wrap_event
 from gateway.errors import InvalidBody, InvalidEvent, InvalidParameter
@@ -48,6 +49,14 @@ def test_json_is_kept_byte_for_byte(text, content_type):
     assert body_of(job) == text
     assert (job.member, job.payload) == ("data", text)
     assert job.content_type == (content_type or "application/json")
+
+
+def test_a_raw_item_is_not_copied():
+    """It is delivered as it is; its base64 is made only for an answer that needs it."""
+    item = b"\x00raw" * 1000
+    job = raw(item)
+    assert body_of(job) is item
+    assert job.payload == b'"%b"' % base64.b64encode(item)
 
 
 @given(st.binary(max_size=200) | st.text(max_size=50).map(str.encode), TYPES)

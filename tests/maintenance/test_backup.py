@@ -110,6 +110,30 @@ def test_a_backup_under_load_has_every_job_of_before(gateway: Running, tmp_path:
     assert len(found) - 1 >= before > 0
 
 
+def test_a_backup_has_large_jobs(tmp_path: Path) -> None:
+    """They are stored in parts, and one is being written during the backup; the copy is sound and delivers them."""
+    body = os.urandom(3 << 20)
+    kind = {"Content-Type": "application/octet-stream"}
+
+    def write() -> None:
+        with whole.client() as other:
+            other.post("/queues/more/jobs", content=body * 7, headers=kind)
+
+    with running(tmp_path / "data", "--max-job-bytes", str(32 << 20)) as whole:
+        with whole.client() as http:
+            http.post("/queues/large/jobs", content=body, headers=kind).raise_for_status()
+            writing = threading.Thread(target=write)
+            writing.start()
+            result = command(tmp_path / "copy", "--data", whole.data)
+            writing.join()
+        assert result.returncode == 0, result.stderr
+        assert result.stdout.startswith("sound: "), result.stdout
+    with running(tmp_path / "copy") as restored, restored.client() as http:
+        found = http.get("/queues/large/next?format=raw")
+        assert found.content == body
+        assert http.post(f"/leases/{found.headers['Lease-Id']}/ack").status_code == 204
+
+
 def test_it_counts_what_users_know(gateway: Running, tmp_path: Path) -> None:
     """Queues and jobs, with dead letters and delayed jobs apart; the gateway's own queues are not among them."""
 

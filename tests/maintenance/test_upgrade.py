@@ -27,7 +27,10 @@ def numbers(gateway: Running) -> Iterator[tuple[int, int]]:
 @pytest.mark.slow  # three starts
 @pytest.mark.parametrize("end", ["stop", "kill"])
 def test_jobs_leases_and_keys_of_the_first_release(released: Path, tmp_path: Path, end: str) -> None:
-    """Nothing is lost, however the old version ended; the old version reads what the new one wrote."""
+    """Nothing is lost, however the old version ended; the old version reads what the new one wrote.
+
+    A large job, which changes the format, is gone when the new version stops.
+    """
     old = Released(released, tmp_path / "data")
     try:
         with old.client() as http:
@@ -42,9 +45,11 @@ def test_jobs_leases_and_keys_of_the_first_release(released: Path, tmp_path: Pat
             assert old.stop() == 0
     finally:
         old.kill()
-    new = Running(tmp_path / "data")
+    new = Running(tmp_path / "data", "--max-job-bytes", str(4 << 20))
     try:
         with new.client() as http:
+            assert http.post("/queues/large/jobs", json="x" * (3 << 20)).status_code == 201
+            assert len(http.get("/queues/large/next?ack=auto").json()["data"]) == 3 << 20
             again = http.post("/queues/keyed/jobs", content="once", headers=KEYED)
             assert (again.status_code, again.json()) == (201, keyed.json())
             assert http.get("/queues/keyed").json()["items"] == 1

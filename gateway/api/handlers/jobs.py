@@ -119,7 +119,7 @@ class Jobs:
 def note_delivery(call: Call, queue: Queue, delivery: Delivery) -> None:
     """Notes for the log line and the trace which job is delivered."""
     lease = delivery.lease
-    call.context.concerns(lease.queue, lease.job_id, len(delivery.job.payload), delivery.waited_s)
+    call.context.concerns(lease.queue, lease.job_id, len(delivery.job.stored), delivery.waited_s)
     if call.context.trace is not None:
         call.context.trace.delivered(queue, [(delivery.job, lease)])
 

@@ -15,10 +15,12 @@ from pathlib import Path
 from gateway.broker.storage import schema
 from gateway.broker.storage.batch import SEQUENCE_BITS
 from gateway.broker.storage.checksum import seed
-from gateway.broker.storage.inventory import highest_id, is_sound, lowest_id
+from gateway.broker.storage.inventory import highest_id, is_sound, lowest_id, unfinished_rows
+from gateway.broker.storage.large import IS_LARGE, PLACE_BITS, last_part_id, unpack
 from gateway.broker.storage.opening import FILE, LOCK
 from gateway.broker.storage.reader import Damage, DatabaseError, QueueRows, Reader
 from gateway.common import wal
+from gateway.common.counted import counted
 from gateway.common.locks import KILLED_WAIT_S, locked_within
 from gateway.common.net import reason
 
@@ -116,6 +118,7 @@ def examine(path: Path, progress: Progress) -> Report:
                 return report
             _check_header(report, header)
             _check_queues(report, connection, progress)
+            _check_parts(report, connection)
             _check_settings(report, connection)
             _check_tree(report, connection)
     except (OSError, schema.SchemaError, sqlite3.Error) as exc:
@@ -207,6 +210,35 @@ def _numbers(connection: sqlite3.Connection) -> Iterator[int]:
             number = row[0] >> SEQUENCE_BITS
             after = highest_id(number)
             yield number
+
+
+def _check_parts(report: Report, connection: sqlite3.Connection) -> None:
+    """Parts that no row needs, and rows of `unfinished` that are damaged. Missing parts are damage of their job."""
+    if not schema.has_parts(connection):
+        return
+    with contextlib.suppress(sqlite3.DatabaseError):  # the check of the tree reports the place
+        unfinished, damaged = unfinished_rows(connection)
+        if damaged:
+            rows = counted(damaged, "row that names", "rows that name")
+            report.errors.append(f"{rows} parts of removed jobs cannot be used: these parts stay in the file")
+        references = connection.execute(f"SELECT CAST(data AS BLOB) FROM items WHERE {IS_LARGE}")
+        sizes = {found.number: found.size for row in references if (found := unpack(row[0])) is not None}
+        for number, size in _stored_parts(connection):
+            if number not in unfinished and size > sizes.get(number, 0):
+                what = "of a large job behind its end" if number in sizes else "of a large job that no queue holds"
+                report.errors.append(f"there are parts {what} (number {number})")
+
+
+def _stored_parts(connection: sqlite3.Connection) -> Iterator[tuple[int, int]]:
+    """The numbers of parts, and how many bytes each has. Raises sqlite3.DatabaseError."""
+    after = -(2**63)
+    while (row := connection.execute("SELECT id FROM parts WHERE id > ? LIMIT 1", (after,)).fetchone()) is not None:
+        if row[0] <= after:  # so does a search in a damaged tree
+            return
+        number = row[0] >> PLACE_BITS
+        after = last_part_id(number)
+        sizes = connection.execute("SELECT sum(length(data)) FROM parts WHERE id BETWEEN ? AND ?", (row[0], after))
+        yield number, sizes.fetchone()[0] or 1
 
 
 def _check_tree(report: Report, connection: sqlite3.Connection) -> None:

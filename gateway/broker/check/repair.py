@@ -13,13 +13,16 @@ from pathlib import Path
 
 from gateway.broker.check.examine import Progress, opened, queue_rows
 from gateway.broker.storage import schema
+from gateway.broker.storage.batch import StoredItem, reference_of
 from gateway.broker.storage.checksum import of_queue, seed
 from gateway.broker.storage.inventory import highest_id, lowest_id
+from gateway.broker.storage.large import PART_BYTES, part_id
 from gateway.broker.storage.reader import DatabaseError, QueueRows, Reader
 from gateway.common.net import reason
 
 _WINDOW_ROWS = 2000
 _WINDOW_BYTES = 8 << 20
+_INSERT = "INSERT INTO items (id, added_ms, expires_ms, data, checksum) VALUES (?, ?, ?, ?, ?)"
 
 
 def repair(path: Path, progress: Progress) -> Path:
@@ -65,10 +68,9 @@ def _copy(source: sqlite3.Connection, path: Path, target: sqlite3.Connection, pr
             window = reader.read(from_, after, upto, _WINDOW_ROWS, _WINDOW_BYTES)
             after = window.upto
             target.execute("BEGIN")
-            target.executemany(
-                "INSERT INTO items (id, added_ms, expires_ms, data, checksum) VALUES (?, ?, ?, ?, ?)",
-                ((item.id, item.added_ms, item.expires_ms, item.data, item.checksum) for item in window.items),
-            )
+            for item in window.items:
+                row = item.id, item.added_ms, item.expires_ms, _copy_parts(item, target), item.checksum
+                target.execute(_INSERT, row)
             target.execute("COMMIT")
             queue.jobs += len(window.items)
             queue.bytes += sum(len(item.data) for item in window.items)
@@ -79,6 +81,20 @@ def _copy(source: sqlite3.Connection, path: Path, target: sqlite3.Connection, pr
             "INSERT INTO queues (number, name, items, bytes, ever, unchecked, checksum) VALUES (?, ?, ?, ?, ?, 0, ?)",
             (queue.number, queue.name, queue.jobs, queue.bytes, put, of_queue(queue.number, queue.name, 0)),
         )
+
+
+def _copy_parts(item: StoredItem, target: sqlite3.Connection) -> bytes | str:
+    """What its row has as data: the bytes, or for a large item the reference, after its parts are written."""
+    reference = reference_of(item)
+    if reference is None:
+        return item.data
+    if not schema.has_parts(target):
+        schema.add_parts(target)
+    data = memoryview(item.data)
+    for place, at in enumerate(range(0, len(data), PART_BYTES)):
+        row = part_id(reference.number, place), data[at : at + PART_BYTES]
+        target.execute("INSERT INTO parts VALUES (?, ?)", row)
+    return reference.pack().decode("ascii")
 
 
 def _sync(directory: Path) -> None:

@@ -57,8 +57,8 @@ def _put(session: Session, put: PutCommand) -> None:
         session.hold(ticket, b"")
         session.wait_for_commit(put)
         return
-    if ticket is not None:
-        session.unsettled_put = ticket
+    if ticket is not None and ticket not in session.unsettled_puts[-1:]:
+        session.unsettled_puts.append(ticket)
     if put.noreply:
         answer = b""
     elif outcome is PutOutcome.ACCEPTED:
@@ -84,7 +84,7 @@ def _get(session: Session, get: GetCommand) -> None:
         session.answers.add(END)
         return
     reading = get.open or not get.close
-    if reading and session.unsettled_put is not None:
+    if reading and session.unsettled_puts:
         session.wait_for_commit(get)
         return
     if get.close:
@@ -114,7 +114,7 @@ def _read(session: Session, get: GetCommand) -> None:
 
 def _monitor(session: Session, monitor: MonitorCommand) -> None:
     broker = session.broker
-    if session.unsettled_put is not None:
+    if session.unsettled_puts:
         session.wait_for_commit(monitor)
         return
     broker.require_readable()
@@ -141,7 +141,7 @@ def _confirm(session: Session, confirm: ConfirmCommand) -> None:
 def _on_queue(session: Session, command: QueueCommand) -> None:
     broker = session.broker
     broker.require_writable()
-    if session.unsettled_put is not None:
+    if session.unsettled_puts:
         session.wait_for_commit(command)
         return
     queues = broker.queues
@@ -155,7 +155,7 @@ def _on_queue(session: Session, command: QueueCommand) -> None:
 
 
 def _dump_stats(session: Session, command: DumpStatsCommand) -> None:
-    if session.unsettled_put is not None:
+    if session.unsettled_puts:
         session.wait_for_commit(command)
     else:
         parts = stats.dump_stats(session.broker, command.keys)
@@ -185,7 +185,7 @@ def _version(session: Session, _: PlainCommand) -> None:
 
 
 def _stats(session: Session, command: PlainCommand) -> None:
-    if session.unsettled_put is not None:
+    if session.unsettled_puts:
         session.wait_for_commit(command)
     else:
         LongAnswer(session, stats.stats(session.broker)).start()
@@ -198,7 +198,7 @@ def _storage_stats(session: Session, _: PlainCommand) -> None:
 def _flush_all(session: Session, command: PlainCommand) -> None:
     broker = session.broker
     broker.require_writable()
-    if session.unsettled_put is not None:
+    if session.unsettled_puts:
         session.wait_for_commit(command)
         return
     for queue in broker.queues:

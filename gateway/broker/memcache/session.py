@@ -108,7 +108,7 @@ class Session:
         "reads",
         "state",
         "stream",
-        "unsettled_put",
+        "unsettled_puts",
     )
 
     def __init__(self, broker: Broker, stream: ClientStream, execute: Callable[[Session, Command], None]) -> None:
@@ -122,7 +122,7 @@ class Session:
         self.reads = ClientReads(broker.options.max_open_reads)
         self.state = SessionState.READY
         self.has_run = False  # whether there was a command
-        self.unsettled_put: Ticket | None = None  # of its last set, until that is committed
+        self.unsettled_puts: list[Ticket] = []  # of its sets, until they are committed; each once
         self._resuming = False
         self._refused = False  # it ends because of its bytes, and the client may still be sending
         self._half_closed = False  # the client sends no more, and a long answer is being sent
@@ -223,8 +223,8 @@ class Session:
 
     def release(self) -> None:
         """A ticket was settled: sends the answers that waited for it."""
-        if self.unsettled_put is not None and self.unsettled_put.done:
-            self.unsettled_put = None
+        if self.unsettled_puts:
+            self.unsettled_puts = [ticket for ticket in self.unsettled_puts if not ticket.done]
         error = self.answers.release()
         if error is not None:
             self.fail(error)

@@ -13,8 +13,9 @@ from collections import deque
 from collections.abc import Iterable
 
 from gateway.broker.storage import checksum
-from gateway.broker.storage.batch import StoredItem
+from gateway.broker.storage.batch import LargeItem, StoredItem
 from gateway.broker.storage.inventory import StoredQueue, highest_id, lowest_id
+from gateway.broker.storage.large import Reference
 from gateway.broker.storage.reader import WINDOW_BYTES, WINDOW_ITEMS, QueueRows, Window
 from gateway.common.counted import counted
 
@@ -70,12 +71,17 @@ class Backlog:
         self.damaged = 0  # items that are damaged or missing, and not delivered
         self.age_reference_ms = 0  # when the last item that was read was added; 0 before the first
 
-    def new_item(self, data: bytes, added_ms: int, expires_ms: int) -> StoredItem:
-        """An item with the next id, which is not part of the backlog yet. Raises OverflowError after 2**40 items."""
+    def new_item(self, data: bytes, added_ms: int, expires_ms: int, reference: Reference | None = None) -> StoredItem:
+        """An item with the next id, which is not part of the backlog yet. Raises OverflowError after 2**40 items.
+
+        reference: of the data, if it is on disk in parts.
+        """
         if self.last_id >= self._highest_id:
             raise OverflowError(f"queue {self._name!r} has used up its ids")
         self.last_id += 1
         large = len(data) > LARGE_BYTES
+        if reference is not None:
+            return LargeItem(self.last_id, added_ms, expires_ms, data, seed=self.seed, reference=reference)
         sum_ = ~self.seed if large else checksum.of_item(self.seed, self.last_id, added_ms, expires_ms, data)
         return StoredItem(self.last_id, added_ms, expires_ms, data, sum_)
 

@@ -14,6 +14,8 @@ from gateway.broker.queues.queue import PersistentQueue
 from gateway.broker.storage.batch import StoredItem, Ticket, Unchecked
 from gateway.broker.storage.committer import Committer
 from gateway.broker.storage.inventory import LAST_NUMBER, Inventory, StoredQueue
+from gateway.broker.storage.large import LARGE_BYTES
+from gateway.broker.storage.large_work import LatePut
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +51,7 @@ class QueueCollection:
                 committer.add_checksums(Unchecked(queue.backlog, queue.number, queue.name, 0))
         for purge in inventory.dropped:
             committer.purge(purge)
+        committer.large.delete(*inventory.unfinished)
 
     def __iter__(self) -> Iterator[PersistentQueue]:
         return iter(list(self._queues.values()))
@@ -95,8 +98,8 @@ class QueueCollection:
         """Adds the items to every child and to the queue itself, or to none of them: if one is full, all refuse.
 
         entries: data and expiry in milliseconds. Several items are also refused if only some of them have room.
-        Returns whether all are accepted, the ticket to wait for before the answer, and the id of the queue's own first
-        item, or 0: the ids of the others follow. Raises IllegalNameError.
+        Returns whether all are accepted, the ticket to wait for before the answer, and what the ticket calls the
+        queue's own first item, or 0: the numbers of the others follow. Raises IllegalNameError.
         """
         queue = self.get(name)
         count, sizes = len(entries), [len(data) for data, _ in entries]
@@ -105,17 +108,22 @@ class QueueCollection:
         fanout_only = limits.fanout_only and not queue.is_child
         if largest > limits.max_item_bytes if fanout_only else queue.refuses(size, count, largest):
             return False, None, 0
-        names = self._children.get(name)
-        ticket = None
-        if names is not None:
-            children = [self._queues[child] for child in names]
-            if any(child.refuses(size, count, largest) for child in children):
-                return False, None, 0
-            for child in children:
-                ticket, _ = child.put(entries, size)
-        if fanout_only:
-            return True, ticket, 0
-        return True, *queue.put(entries, size)
+        children = [self._queues[child] for child in self._children.get(name, ())]
+        if children and any(child.refuses(size, count, largest) for child in children):
+            return False, None, 0
+        targets = children if fanout_only else [*children, queue]
+        if (largest > LARGE_BYTES or self.committer.large.delays(targets)) and targets:
+            return True, self.committer.large.add(LatePut(targets, entries, size)), 1
+        ticket, first_id = None, 0
+        for target in targets:
+            ticket, first_id = target.put(entries, size)
+        return True, ticket, 0 if fanout_only else first_id
+
+    def is_late(self, name: bytes, largest: int) -> bool:
+        """Whether a put of items up to that size would be stored later than other puts."""
+        queue = self.get(name)
+        children = [self._queues[child] for child in self._children.get(name, ())]
+        return largest > LARGE_BYTES or self.committer.large.delays([*children, queue])
 
     def never_takes(self, name: bytes, size: int) -> bool:
         """Whether the queue, or a child of it, accepts no item of that size, however empty it is."""
@@ -170,5 +178,5 @@ class QueueCollection:
             return False
         if not target.stored:
             target.create()
-        self.committer.move(queue, item, target, target.make(item.data, 0))
+        self.committer.move(queue, item, target, target.make(item, 0))
         return True

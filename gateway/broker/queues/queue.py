@@ -23,8 +23,9 @@ from gateway.broker.counters import QueueCounters
 from gateway.broker.queues.backlog import Backlog
 from gateway.broker.queues.reads import Delivery, OpenItem, OpenReads, ReadMode, ReadOwner
 from gateway.broker.queues.waiters import Waiters
-from gateway.broker.storage.batch import ItemOwner, Purge, StoredItem, Ticket
+from gateway.broker.storage.batch import ItemOwner, Purge, StoredItem, Ticket, reference_of
 from gateway.broker.storage.inventory import StoredQueue, highest_id, lowest_id
+from gateway.broker.storage.large import Reference
 from gateway.broker.storage.reader import QueueRows, Window, WindowOwner
 
 
@@ -101,22 +102,28 @@ class PersistentQueue:
             or backlog.bytes + self.pending_bytes + more_bytes >= limits.max_bytes
         )
 
-    def make(self, data: bytes, expires_ms: int) -> StoredItem:
-        """A new item, on its way to disk. Raises OverflowError after 2**40 items."""
-        item = self.backlog.new_item(data, int(time.time() * 1000), expires_ms)
+    def make(self, old: StoredItem, expires_ms: int) -> StoredItem:
+        """A new item with the data of `old`, on its way to disk. Raises OverflowError after 2**40 items."""
+        item = self.backlog.new_item(old.data, int(time.time() * 1000), expires_ms, reference_of(old))
         self.pending += 1
-        self.pending_bytes += len(data)
+        self.pending_bytes += len(old.data)
         return item
 
-    def put(self, entries: Sequence[tuple[bytes, int]], size: int) -> tuple[Ticket, int]:
+    def put(
+        self, entries: Sequence[tuple[bytes, int]], size: int, late: Sequence[Reference | None] | None = None
+    ) -> tuple[Ticket, int]:
         """Adds items to the tail; the ticket is settled when they are on disk. Returns the id of the first one, too.
 
-        entries: data and expiry in milliseconds. size: of the data. The caller has called `refuses`. Raises
-        OverflowError after 2**40 items.
+        entries: data and expiry in milliseconds. size: of the data. late: they are counted as pending already, and
+        these have references. The caller has called `refuses`. Raises OverflowError after 2**40 items.
         """
         if not self.stored:
             self.create()
         new_item, now_ms = self.backlog.new_item, int(time.time() * 1000)
+        if late is not None:
+            pairs = zip(entries, late, strict=True)
+            items = [new_item(data, now_ms, expires_ms, reference) for (data, expires_ms), reference in pairs]
+            return self.journal.put(self, *items), items[0].id
         items = [new_item(data, now_ms, expires_ms) for data, expires_ms in entries]
         self.pending += len(items)
         self.pending_bytes += size

@@ -13,9 +13,10 @@ Invariants
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from gateway.broker.storage.checksum import of_item
+from gateway.broker.storage.large import LARGE_BYTES, Reference
 
 SEQUENCE_BITS = 40
 """An item's id is its queue's number in the upper bits and its position in the lower: a queue is one range of a
@@ -42,6 +43,27 @@ class StoredItem:
         return f"<StoredItem {self.id >> SEQUENCE_BITS}:{self.id & ((1 << SEQUENCE_BITS) - 1)} {len(self.data)} bytes>"
 
 
+class LargeItem(StoredItem):
+    """An item whose bytes are in parts on disk, and its row has a reference. Its checksum is over the reference."""
+
+    __slots__ = ("reference",)
+
+    def __init__(
+        self, id_: int, added_ms: int, expires_ms: int, data: bytes, *, seed: int, reference: Reference
+    ) -> None:
+        """seed: of the queue's checksums."""
+        super().__init__(id_, added_ms, expires_ms, data, of_item(seed, id_, added_ms, expires_ms, reference.sealed))
+        self.reference = reference
+
+
+Row: TypeAlias = list[int | bytes | str]
+
+
+def reference_of(item: StoredItem) -> Reference | None:
+    """The reference of a large item; None if its bytes are in its row."""
+    return item.reference if isinstance(item, LargeItem) else None
+
+
 def _summed(item: StoredItem) -> int:
     """The checksum of a large item."""
     if item.checksum < 0:
@@ -63,6 +85,14 @@ class ItemOwner(Protocol):
     def not_placed(self, item: StoredItem) -> None: ...
     def not_removed(self, item: StoredItem) -> None: ...
     def serve(self) -> object: ...
+
+
+class JoinedPut(Protocol):
+    """A put that came into the batch after its large items were written. It has a ticket of its own."""
+
+    ticket: Ticket
+
+    def settle(self, error: str | None, refused: Collection[int]) -> None: ...
 
 
 class ChecksumOwner(Protocol):
@@ -91,6 +121,12 @@ class Ticket:
         self.done = True
         self.error = error
         self.refused = refused
+
+    def release(self) -> None:
+        """Sends the answers that wait for it, which is settled."""
+        holders, self.holders = self.holders, {}
+        for holder in holders:
+            holder.release()
 
 
 class Purge:
@@ -125,6 +161,8 @@ class Batch:
     __slots__ = (
         "chores",
         "created",
+        "freed",
+        "late",
         "meta",
         "moved",
         "moves",
@@ -141,6 +179,7 @@ class Batch:
         "rows",
         "unchecked",
         "unsummed",
+        "used",
     )
 
     def __init__(self) -> None:
@@ -148,7 +187,9 @@ class Batch:
         self.removals = Ticket()
         # puts
         self.created: dict[int, tuple[bytes, ItemOwner]] = {}
-        self.rows: list[int | bytes] = []  # id, added_ms, expires_ms, data, checksum; id, ...
+        self.rows: Row = []  # id, added_ms, expires_ms, data or reference, checksum; id, ...
+        self.used: list[int] = []  # the numbers of large items that get their rows
+        self.late: list[JoinedPut] = []
         self.unsummed: list[tuple[int, StoredItem]] = []  # large items, and where their checksums are in `rows`
         self.put_bytes = 0
         self.placed: list[tuple[ItemOwner, StoredItem]] = []
@@ -160,6 +201,7 @@ class Batch:
         self.recounts: set[int] = set()  # numbers of queues
         # removals
         self.removed_ids: list[int] = []
+        self.freed: list[int] = []  # the numbers of large items that lose their rows
         self.removed: list[tuple[ItemOwner, StoredItem]] = []  # given back to their owner if they fail
         self.chores: list[StoredItem] = []  # tried again if they fail
         self.purges: list[Purge] = []
@@ -183,14 +225,23 @@ class Batch:
         rows, size = self.rows, 0
         for item in items:
             data = item.data
+            length = len(data)
+            size += length
+            self.placed.append((owner, item))
+            if length > LARGE_BYTES and isinstance(item, LargeItem):
+                self._put_large(item)
+                continue
             rows += (item.id, item.added_ms, item.expires_ms, data, item.checksum)
+            self.put_bytes += length
             if item.checksum < 0:
                 self.unsummed.append((len(rows) - 1, item))
-            self.placed.append((owner, item))
-            size += len(data)
-        self.put_bytes += size
         self._count(self.put_counts, items[0].id >> SEQUENCE_BITS, len(items), size, len(items))
         return self.puts
+
+    def _put_large(self, item: LargeItem) -> None:
+        reference = item.reference
+        self.rows += (item.id, item.added_ms, item.expires_ms, reference.pack().decode("ascii"), item.checksum)
+        self.used.append(reference.number)
 
     def remove(self, owner: ItemOwner, item: StoredItem) -> Ticket:
         """Removes the item's row; if that fails, the item is given back to its owner."""
@@ -204,6 +255,8 @@ class Batch:
 
     def _remove(self, item: StoredItem) -> Ticket:
         self.removed_ids.append(item.id)
+        if isinstance(item, LargeItem):
+            self.freed.append(item.reference.number)
         self._count(self.removal_counts, item.id >> SEQUENCE_BITS, -1, -len(item.data), 0)
         return self.removals
 

@@ -10,8 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gateway.broker.storage import checksum, schema
-from gateway.broker.storage.batch import Batch, Purge, Unchecked
+from gateway.broker.storage.batch import Batch, Purge, Row, Unchecked
 from gateway.broker.storage.inventory import highest_id, lowest_id
+from gateway.broker.storage.large import IS_LARGE, SIZE, unpack
+from gateway.broker.storage.parts import Parts
+from gateway.broker.storage.transaction import transaction
 from gateway.common import wal
 
 log = logging.getLogger(__name__)
@@ -23,6 +26,12 @@ _CHUNKS = (512, 128, 64, 32, 16, 8, 4, 2, 1)
 _ITEM_FIELDS = 5
 _LARGE_BYTES = 1 << 20
 _MOVE = "UPDATE items SET id = ?, added_ms = ?, expires_ms = ?, checksum = ? WHERE id = ?"
+_COUNT = f"SELECT count(*), coalesce(sum({SIZE}), 0) FROM items WHERE id BETWEEN ? AND ?"
+_SLICE = (
+    "SELECT count(*), coalesce(sum(size), 0), max(id) "
+    f"FROM (SELECT id, {SIZE} AS size FROM items WHERE id BETWEEN ? AND ? ORDER BY id LIMIT ?)"
+)
+_REFERENCES = f"SELECT CAST(data AS BLOB) FROM items WHERE id BETWEEN ? AND ? AND {IS_LARGE}"
 _WITHOUT_CHECKSUM = (
     "SELECT id, added_ms, expires_ms, data FROM items WHERE id > ? AND id <= ? AND checksum ISNULL ORDER BY id LIMIT ?"
 )
@@ -32,7 +41,8 @@ _WITHOUT_CHECKSUM = (
 class Outcome:
     """The result of a batch: why its halves failed (None: committed), and what is left to purge or without checksums.
 
-    `refused`: the items, by id, that alone were not written or moved, and why.
+    `refused`: the items, by id, that alone were not written or moved, and why. `freed`: the numbers of large items that
+    were removed: their parts are to be deleted.
     """
 
     puts: str | None
@@ -40,25 +50,26 @@ class Outcome:
     unfinished: tuple[Purge, ...] = ()
     unchecked: tuple[Unchecked, ...] = ()
     refused: Mapping[int, str] = field(default_factory=dict)
+    freed: tuple[int, ...] = ()
 
 
 class BatchWriter:
     """Uses the connection from one thread. `mark` remembers the length of the log after each commit."""
 
-    def __init__(self, connection: sqlite3.Connection, path: Path, mark: wal.Mark) -> None:
+    def __init__(self, connection: sqlite3.Connection, path: Path, mark: wal.Mark, parts: Parts) -> None:
         self._connection = connection
         self._path = path
         self._mark = mark
+        self._parts = parts
 
     def write(self, batch: Batch, *, puts: bool) -> Outcome:
         """Writes the batch in one transaction; without `puts` only its removals.
 
         Raises what SQLite raises, OverflowError or MemoryError; nothing is written then.
         """
-        connection = self._connection
         unchecked: tuple[Unchecked, ...] = ()
-        try:
-            connection.execute("BEGIN IMMEDIATE")
+        freed = list(batch.freed)
+        with transaction(self._connection):
             if puts:
                 self._write_puts(batch)
                 rests = map(self._add_checksums, batch.unchecked)
@@ -67,20 +78,13 @@ class BatchWriter:
             self._count(batch.removal_counts)
             if not complete:
                 self._recount(batch.removal_counts)
-            unfinished = tuple(purge for purge in map(self._purge, batch.purges) if purge is not None)
-            connection.execute("COMMIT")
-        except BaseException:
-            self._rollback()
-            raise
+            unfinished = tuple(rest for purge in batch.purges if (rest := self._purge(purge, freed)) is not None)
+            if freed:
+                self._parts.release(freed)
         self._mark.write()
         if batch.put_bytes > _LARGE_BYTES:
             self._unbind(len(batch.rows) // _ITEM_FIELDS)
-        return Outcome(None, None, unfinished, unchecked)
-
-    def _rollback(self) -> None:
-        if self._connection.in_transaction:
-            with contextlib.suppress(sqlite3.Error):  # SQLite may already have rolled back
-                self._connection.execute("ROLLBACK")
+        return Outcome(None, None, unfinished, unchecked, freed=tuple(freed))
 
     def _write_puts(self, batch: Batch) -> None:
         connection = self._connection
@@ -89,6 +93,8 @@ class BatchWriter:
             connection.execute("INSERT OR IGNORE INTO queues VALUES (?, ?, 0, 0, 0, 0, ?)", row)
         for chunk, params in _chunks(batch.rows, _ITEM_FIELDS):
             connection.execute(_insert(chunk), params)
+        if batch.used:
+            self._parts.keep(batch.used)
         for move in batch.moves:
             connection.execute(_MOVE, move)
         for pair in batch.meta.items():
@@ -117,9 +123,8 @@ class BatchWriter:
         """Counts the rows of these queues, as far as they can be read. Rare, so it may be slow."""
         for number in numbers:
             span = lowest_id(number), highest_id(number)
-            count = "SELECT count(*), coalesce(sum(length(data)), 0) FROM items WHERE id BETWEEN ? AND ?"
             try:
-                items, size = self._connection.execute(count, span).fetchone()
+                items, size = self._connection.execute(_COUNT, span).fetchone()
             except sqlite3.Error as exc:
                 if not schema.is_damage(exc):
                     raise
@@ -131,22 +136,22 @@ class BatchWriter:
         for number, (items, size, ever) in counts.items():
             self._connection.execute(statement, (items, size, ever, number))
 
-    def _purge(self, purge: Purge) -> Purge | None:
-        """Does one slice of it; returns the rest, or None."""
+    def _purge(self, purge: Purge, freed: list[int]) -> Purge | None:
+        """Does one slice of it; returns the rest, or None. Adds the numbers of its large items to `freed`."""
         connection, number = self._connection, purge.number
         if purge.drop:
             row = (checksum.of_queue(number, None, 0), number)
             connection.execute("UPDATE queues SET name = NULL, unchecked = 0, checksum = ? WHERE number = ?", row)
         room = PURGE_ROWS
-        slice_ = "SELECT id, data FROM items WHERE id BETWEEN ? AND ? ORDER BY id LIMIT ?"
         for index, (low, high) in enumerate(purge.spans):
-            count, size, last = connection.execute(
-                f"SELECT count(*), coalesce(sum(length(data)), 0), max(id) FROM ({slice_})", (low, high, room)
-            ).fetchone()
+            count, size, last = connection.execute(_SLICE, (low, high, room)).fetchone()
             if count and last < low:  # a damaged tree: the search went back, and would again
                 log.error("%s: jobs of queue number %d cannot be removed; %s", self._path, number, schema.CHECK)
                 continue
             if count:
+                if self._parts.exist:
+                    references = connection.execute(_REFERENCES, (low, last))
+                    freed += [found.number for row in references if (found := unpack(row[0])) is not None]
                 connection.execute("DELETE FROM items WHERE id BETWEEN ? AND ?", (low, last))
                 self._count({number: [-count, -size, 0]})
             if count == room:
@@ -183,7 +188,7 @@ def _insert(items: int) -> str:
     return "INSERT INTO items (id, added_ms, expires_ms, data, checksum) VALUES " + ",".join(["(?,?,?,?,?)"] * items)
 
 
-def _chunks(values: Sequence[int | bytes] | Sequence[int], width: int) -> Iterator[tuple[int, Sequence[int | bytes]]]:
+def _chunks(values: Row | Sequence[int], width: int) -> Iterator[tuple[int, Row | Sequence[int]]]:
     """Slices of a few fixed sizes, so that a few statements serve every size. SQLite runs each one without the GIL."""
     start, left = 0, len(values) // width
     for chunk in _CHUNKS:

@@ -1,7 +1,8 @@
 """Group commit: collects the changes of the loop, has them written, and settles the tickets. Runs only on the loop.
 
 While batch n is written, batch n + 1 collects; everything that arrives in the meantime shares one transaction. One call
-reports a commit to the loop.
+reports a commit to the loop. If there are large items to write or to delete (large_work.py), batches and their parts
+alternate, so a batch waits for one part at most.
 
 If the disk fails a put (full, read-only, I/O error) the committer is in trouble: it keeps the reason, refuses new puts
 for `RETRY_S`, and then tries again. If no client writes, a probe at each sweep ends the trouble. Removals are always
@@ -16,8 +17,9 @@ import time
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from gateway.broker.storage.batch import Batch, ItemOwner, Purge, StoredItem, Ticket, Unchecked
+from gateway.broker.storage.batch import Batch, ItemOwner, Purge, StoredItem, Ticket, Unchecked, reference_of
 from gateway.broker.storage.batch_writer import Outcome
+from gateway.broker.storage.large_work import LargeWork, LatePut, PartThreads
 from gateway.broker.storage.reader import QueueRows, WindowOwner
 from gateway.common.histogram import Histogram
 
@@ -29,7 +31,7 @@ COMMIT_S: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0
 """Bounds of the buckets: from a disk that does not sync to one that is overloaded."""
 
 
-class DiskThreads(Protocol):
+class DiskThreads(PartThreads, Protocol):
     """Does the blocking work in threads, and calls back on the loop."""
 
     def write(self, batch: Batch, done: Callable[[Batch, Outcome], None]) -> None: ...
@@ -37,7 +39,8 @@ class DiskThreads(Protocol):
 
 
 class Committer:
-    """The loop's side of the disk. times: of the commits, as the loop sees them."""
+    """The loop's side of the disk. times: of the batches' commits, as the loop sees them. large: what is written and
+    deleted in parts."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, threads: DiskThreads, trouble: str | None = None) -> None:
         """`trouble`: why nothing can be put, if that is known at the start."""
@@ -49,7 +52,10 @@ class Committer:
         self._batch = Batch()
         self._writing = False
         self._submitted_s = 0.0
-        self._scheduled = False
+        self._scheduled = False  # there is something in the batch
+        self._woken = False  # `_next` will be called
+        self._part_is_due = False
+        self.large = LargeWork(threads, self)
         self._later: list[StoredItem] = []
         self._purges_later: list[Purge] = []
         self._unchecked_later: list[Unchecked] = []
@@ -71,6 +77,11 @@ class Committer:
     def congested(self) -> Ticket | None:
         """The ticket to wait for before another item is added, if very many bytes wait to be written."""
         return self._batch.puts if self._batch.put_bytes > CONGESTED_BYTES else None
+
+    def joined(self, put: LatePut) -> None:
+        """The late put has given its items to the batch, and is settled with it."""
+        self._touch()
+        self._batch.late.append(put)
 
     def create(self, owner: ItemOwner, number: int, name: bytes) -> Ticket:
         self._touch()
@@ -121,16 +132,32 @@ class Committer:
     def _touch(self) -> None:
         if not self._scheduled:
             self._scheduled = True
-            self._idle.clear()
-            if not self._writing:
-                self._loop.call_soon(self._submit)
+            self.wake()
 
-    def _submit(self) -> None:
-        batch, self._batch = self._batch, Batch()
-        self._scheduled = False
+    def wake(self) -> None:
+        """There is something to write."""
+        self._idle.clear()
+        if not self._writing and not self._woken:
+            self._woken = True
+            self._loop.call_soon(self._next)
+
+    def _next(self) -> None:
+        """Gives the writer the next batch or part, if it has nothing to do."""
+        self._woken = False
+        if self._writing:
+            return
         self._writing = True
-        self._submitted_s = time.perf_counter()
-        self._threads.write(batch, self._committed)
+        if self.large and (self._part_is_due or not self._scheduled) and self.large.write_next(self._part_written):
+            self._part_is_due = False
+        elif self._scheduled:
+            self._part_is_due = True
+            self._scheduled = False
+            batch, self._batch = self._batch, Batch()
+            self._submitted_s = time.perf_counter()
+            self._threads.write(batch, self._committed)
+        else:
+            self._writing = False
+            self._idle.set()
 
     # Results
 
@@ -139,22 +166,28 @@ class Committer:
         self.times.observe(time.perf_counter() - self._submitted_s)
         self._batch.purges += outcome.unfinished
         self._batch.unchecked += outcome.unchecked
-        if self._scheduled or outcome.unfinished or outcome.unchecked:
-            self._submit()
-        else:
-            self._idle.set()
+        self._scheduled |= bool(outcome.unfinished or outcome.unchecked)
+        self.large.unused.extend(outcome.freed)
+        self._next()
         if batch.has_puts or outcome.removals is not None:
             self._note(outcome.puts or outcome.removals)
         self._settle_puts(batch, outcome)
         self._settle_removals(batch, outcome)
-        for ticket in (batch.puts, batch.removals, *(purge.ticket for purge in batch.purges if purge.ticket.done)):
-            holders, ticket.holders = ticket.holders, {}
-            for holder in holders:
-                holder.release()
+        purged = (purge.ticket for purge in batch.purges if purge.ticket.done)
+        for ticket in (batch.puts, *(put.ticket for put in batch.late), batch.removals, *purged):
+            ticket.release()
+
+    def _part_written(self, error: str | None) -> None:
+        self._writing = False
+        if error is not None:
+            self._note(error)
+        self._next()
 
     def _settle_puts(self, batch: Batch, outcome: Outcome) -> None:
         error, refused = outcome.puts, outcome.refused
         batch.puts.settle(error, refused)
+        for put in batch.late:
+            put.settle(error, refused)
         for id_, why in refused.items():
             log.error("an item is refused because it cannot be written (id %d): %s", id_, why)
         touched: dict[ItemOwner, None] = {}
@@ -170,6 +203,8 @@ class Committer:
                 touched[owner] = None
             else:
                 owner.not_placed(item)
+                if (reference := reference_of(item)) is not None:
+                    self.large.delete(reference.number)
         for source, old, owner, item in batch.moved:
             if error is None and item.id not in refused:
                 owner.placed(item)
@@ -217,6 +252,7 @@ class Committer:
 
     def sweep_chores(self) -> None:
         """Once a second: tries failed removals again, and probes a disk in trouble."""
+        self.large.retry()
         for item in self._later:
             self.discard(item)
         self._later = []
@@ -231,5 +267,5 @@ class Committer:
 
     async def idle(self) -> None:
         """Returns when everything is written."""
-        while self._scheduled or self._writing:
+        while self._scheduled or self._writing or self.large:
             await self._idle.wait()

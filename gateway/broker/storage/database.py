@@ -22,6 +22,8 @@ from gateway.broker.storage import inventory, opening, schema
 from gateway.broker.storage.batch import Batch, Purge, Unchecked
 from gateway.broker.storage.batch_writer import BatchWriter, Outcome
 from gateway.broker.storage.inventory import Inventory
+from gateway.broker.storage.large import LargeData
+from gateway.broker.storage.parts import PartOutcome, Parts
 from gateway.broker.storage.reader import DatabaseError, Reader, UnusableFileError
 from gateway.broker.storage.reserve import BYTES as RESERVE_BYTES
 from gateway.broker.storage.reserve import Reserve
@@ -52,7 +54,8 @@ class Database:
         self._lock = opening.lock(directory, lock_wait_s)
         try:
             self._connection, self._mark = self._open_with_room(fsync=fsync)
-            self.writer = BatchWriter(self._connection, self.path, self._mark)
+            self._parts = Parts(self._connection, self.path, self._mark)
+            self.writer = BatchWriter(self._connection, self.path, self._mark, self._parts)
             self.trouble = self._take_reserve()
         except BaseException:
             os.close(self._lock)
@@ -117,6 +120,7 @@ class Database:
     def _write_singly(self, batch: Batch) -> Outcome:
         """Each change by itself. A removal that fails is logged and given up: its job may return."""
         refused: dict[int, str] = {}
+        freed: list[int] = []
         unfinished: list[Purge] = []
         unchecked: list[Unchecked] = []
         for id_, piece in batch.pieces():
@@ -131,9 +135,31 @@ class Database:
                 else:
                     log.error("%s: %s: %s; %s", self.path, _what(id_, piece), exc, schema.CHECK)  # noqa: TRY400
             else:
+                freed += found.freed
                 unfinished += found.unfinished
                 unchecked += found.unchecked
-        return Outcome(None, None, tuple(unfinished), tuple(unchecked), refused)
+        return Outcome(None, None, tuple(unfinished), tuple(unchecked), refused, tuple(freed))
+
+    def write_part(self, large: LargeData) -> PartOutcome:
+        """Writes the next part of a large item. No sqlite3.Error."""
+        error = self._take_reserve()
+        if error is not None:
+            return PartOutcome(error)
+        try:
+            self._parts.write(large)
+        except (sqlite3.Error, OverflowError, MemoryError) as exc:
+            alone = _is_of_one_row(exc)
+            if not alone:
+                self._give_reserve()
+            return PartOutcome(f"cannot write: {exc}", alone=alone)
+        return PartOutcome()
+
+    def delete_parts(self, number: int) -> PartOutcome:
+        """Deletes some parts of a large item that was removed or not stored. No sqlite3.Error."""
+        try:
+            return PartOutcome(finished=self._parts.delete(number))
+        except sqlite3.Error as exc:
+            return PartOutcome(f"cannot write: {exc}", alone=_is_of_one_row(exc))
 
     def _take_reserve(self) -> str | None:
         """Reserves space for the removals of a full disk; without it nothing is put. Returns None, or why it failed.
@@ -169,6 +195,7 @@ class Database:
         """Checkpoints the log into the file as far as possible, and unlocks the directory. The reserve stays for the
         next start, because the disk may be full then."""
         try:
+            self._parts.forget()
             self._mark.clear()
             self._connection.close()
             self._mark.close()

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from gateway.broker.storage import checksum, schema
 from gateway.broker.storage.batch import SEQUENCE_BITS, Purge
+from gateway.broker.storage.large import of_number
 
 log = logging.getLogger(__name__)
 
@@ -40,11 +41,12 @@ class StoredQueue:
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """The queues; the deletions in progress; the numbers that no new queue may get."""
+    """The queues; the deletions in progress; the numbers that no new queue may get; the parts that no item needs."""
 
     queues: list[StoredQueue]
     dropped: list[Purge]
     reserved: set[int] = field(default_factory=set)
+    unfinished: list[int] = field(default_factory=list)
 
 
 def lowest_id(number: int) -> int:
@@ -82,7 +84,31 @@ def take(connection: sqlite3.Connection, path: Path) -> Inventory:
         found[name] = StoredQueue(number, name, items, size, ever, last_id, unchecked)
     known = {queue.number for queue in found.values()} | {purge.number for purge in dropped} | reserved
     reserved |= _orphans(connection, path, known)
-    return Inventory(list(found.values()), dropped, reserved)
+    return Inventory(list(found.values()), dropped, reserved, _unfinished(connection, path))
+
+
+def unfinished_rows(connection: sqlite3.Connection) -> tuple[list[int], int]:
+    """The numbers of large items that were being written or deleted when the broker ended, and how many rows of them
+    are damaged. Raises sqlite3.Error."""
+    if not schema.has_parts(connection):
+        return [], 0
+    rows = connection.execute("SELECT number, checksum FROM unfinished ORDER BY number").fetchall()
+    sound = [number for number, stored in rows if stored == of_number(number)]
+    return sound, len(rows) - len(sound)
+
+
+def _unfinished(connection: sqlite3.Connection, path: Path) -> list[int]:
+    try:
+        numbers, damaged = unfinished_rows(connection)
+    except sqlite3.Error as exc:
+        if not schema.is_damage(exc):
+            raise
+        numbers, damaged = [], 1
+    if damaged:
+        log.error(
+            "%s: some parts of removed items stay in the file: what names them is damaged; %s", path, schema.CHECK
+        )
+    return numbers
 
 
 def is_sound(number: int, name: bytes | None, unchecked: int, stored: int) -> bool:

@@ -4,23 +4,32 @@ A row whose checksum fails is left out and reported. So is a place in the tree t
 one that it can read. A damaged tree can also lead SQLite back to rows that it has returned: at the first id that is not
 above the one before, the reader stops and searches again above the highest. So it reads each id at most once. Nothing
 is removed: damaged rows stay in the file, for `broker check` and for a repair.
+
+A large item is a window of its own, and is read in steps of a few parts: between them the thread can do other reads,
+and no statement keeps an old state of the file, which would let its log grow.
 """
 
 from __future__ import annotations
 
 import sqlite3
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from struct import error
 from typing import Protocol
+from zlib import crc32
 
 from gateway.broker.storage import checksum, schema
-from gateway.broker.storage.batch import SEQUENCE_BITS, StoredItem
+from gateway.broker.storage.batch import SEQUENCE_BITS, LargeItem, StoredItem
+from gateway.broker.storage.large import IS_LARGE, SEAL, Reference, part_id, unpack
 
 WINDOW_ITEMS = 1024
 WINDOW_BYTES = 1 << 20
 """How much of a queue is read ahead at once."""
-_ROWS = "SELECT id, added_ms, expires_ms, data, {} FROM items WHERE id > ? AND id <= ? ORDER BY id LIMIT ?"
+_PARTS_AT_ONCE = 2
+_ROWS = (
+    f"SELECT id, added_ms, expires_ms, data, {{}}, {IS_LARGE} FROM items WHERE id > ? AND id <= ? ORDER BY id LIMIT ?"
+)
 _OUT_OF_ORDER = "the tree is damaged: its rows are out of order"
 _NEXT_ID = "SELECT id FROM items WHERE id > ? AND id <= ? ORDER BY id LIMIT 1"
 
@@ -78,6 +87,58 @@ class WindowOwner(Protocol):
     def not_loaded(self, error: str) -> None: ...
 
 
+class LargeRead:
+    """A large item whose parts are being read."""
+
+    def __init__(self, connection: sqlite3.Connection, path: Path, item: LargeItem) -> None:
+        """item: without its bytes. Raises sqlite3.Error."""
+        self._connection = connection
+        self._path = path
+        self._item = item
+        self._has_parts = schema.has_parts(connection)
+        self._place = 0
+        self._sum = 0
+        self._data = BytesIO(bytes(item.reference.size))  # zeros, which take no memory before they are overwritten
+
+    def step(self) -> Window | LargeRead:
+        """Reads a few parts. Returns itself, or a window: with the item, or with its damage. Raises DatabaseError."""
+        reference = self._item.reference
+        for _ in range(_PARTS_AT_ONCE):
+            try:
+                part = self._part(reference)
+            except sqlite3.Error as exc:
+                if not (schema.is_damage(exc) or isinstance(exc, sqlite3.DataError)):
+                    raise DatabaseError(f"{self._path}: {exc}") from exc
+                return self._damaged(str(exc))
+            if not 0 < len(part) <= reference.size - self._data.tell():
+                return self._damaged("a part of it is missing or damaged")
+            self._data.write(part)
+            self._sum = crc32(part, self._sum)
+            self._place += 1
+            if self._data.tell() == reference.size:
+                return self._complete(reference)
+        return self
+
+    def _part(self, reference: Reference) -> bytes:
+        """The next part; empty if it is missing or has another type."""
+        if not self._has_parts:
+            return b""
+        key = part_id(reference.number, self._place)
+        row = self._connection.execute("SELECT data FROM parts WHERE id = ?", (key,)).fetchone()
+        return row[0] if row is not None and type(row[0]) is bytes else b""
+
+    def _complete(self, reference: Reference) -> Window:
+        if self._sum != reference.sum:
+            return self._damaged("its checksum fails")
+        item = self._item
+        item.data = self._data.getvalue()  # without a copy: io.BytesIO gives away its buffer
+        return Window([item], [], item.id)
+
+    def _damaged(self, why: str) -> Window:
+        id_ = self._item.id
+        return Window([], [Damage(id_, id_, why)], id_)
+
+
 class Reader:
     """Reads committed rows while another thread writes."""
 
@@ -90,10 +151,18 @@ class Reader:
         connection.text_factory = bytes  # a value with a damaged type is compared, not decoded
 
     def read(self, source: QueueRows, after: int, upto: int, max_items: int, max_bytes: int) -> Window:
+        """As `begin`, and reads a large item to its end."""
+        found = self.begin(source, after, upto, max_items, max_bytes)
+        while isinstance(found, LargeRead):
+            found = found.step()
+        return found
+
+    def begin(self, source: QueueRows, after: int, upto: int, max_items: int, max_bytes: int) -> Window | LargeRead:
         """The rows above `after` and up to `upto`: at least one if there is one, and as many as the limits allow.
 
         Their ids increase, and the window's `upto` is above `after`: reading on from there ends, whatever is damaged.
-        Raises DatabaseError if the disk cannot be read. Damage is not an error.
+        A large item comes alone; its parts are still to be read. Raises DatabaseError if the disk cannot be read.
+        Damage is not an error.
         """
         items: list[StoredItem] = []
         damaged: list[Damage] = []
@@ -101,15 +170,24 @@ class Reader:
         seed, of_item = source.seed, checksum.of_item
         try:
             rows = self._connection.execute(self._statement, (after, upto, max_items))
-            for id_, added_ms, expires_ms, data, stored in rows:
+            for id_, added_ms, expires_ms, data, stored, is_large in rows:
                 if id_ <= last:
                     rows.close()
                     resume = self._next_search(after, last, upto)
                     damaged.append(Damage(last + 1, max(last + 1, resume), _OUT_OF_ORDER))
                     return Window(items, damaged, resume, unchecked)
                 try:
-                    found = of_item(seed, id_, added_ms, expires_ms, data)
+                    found = of_item(seed, id_, added_ms, expires_ms, data + SEAL if is_large else data)
                 except (TypeError, error):  # a field has another type
+                    found = None
+                if is_large:
+                    reference = unpack(data) if found is not None and found == stored else None
+                    if reference is not None:
+                        rows.close()
+                        if count:
+                            return Window(items, damaged, last, unchecked)  # it begins the next one
+                        item = LargeItem(id_, added_ms, expires_ms, b"", seed=seed, reference=reference)
+                        return LargeRead(self._connection, self._path, item)
                     found = None
                 if found is not None and found == stored:
                     items.append(StoredItem(id_, added_ms, expires_ms, data, found))

@@ -4,8 +4,9 @@
 
 1   items(id, added_ms, expires_ms, data), queues(number, name, items, bytes, ever), meta(key, value).
 2   items and queues have a checksum (checksum.py). Items from format 1 have ids up to `unchecked` of their queue, and
-no
-    checksum at first: they get one while the broker serves, in slices.
+    no checksum at first: they get one while the broker serves, in slices.
+3   Large items have their bytes in `parts` (large.py). A file gets this format with its first large item, and format 2
+    again when the broker stops and no part is left.
 
 A change of format is one transaction, so a killed process leaves the old format or the new one. A new file is created
 in format 1 and upgraded: there is one path, and `sqlite_schema` of every file is the same.
@@ -20,11 +21,14 @@ from typing import Final
 
 from gateway.broker.storage import checksum
 from gateway.broker.storage.batch import SEQUENCE_BITS
+from gateway.broker.storage.transaction import transaction
 from gateway.common import data_formats
 
 log = logging.getLogger(__name__)
 
-FORMAT: Final = data_formats.NEWEST[data_formats.JOBS]
+FORMAT: Final = 2
+"""Of a file without large items."""
+FORMAT_WITH_PARTS: Final = data_formats.NEWEST[data_formats.JOBS]
 APPLICATION_ID: Final = 0x4B474231  # "KGB1"
 CHECK: Final = "`kestrel-gateway broker check` says what is damaged"
 
@@ -43,6 +47,10 @@ _FORMAT_2: Final = (
     "ALTER TABLE queues ADD COLUMN unchecked INTEGER NOT NULL DEFAULT 0",
     "ALTER TABLE queues ADD COLUMN checksum INTEGER",
     "ALTER TABLE items ADD COLUMN checksum INTEGER",
+)
+_FORMAT_3: Final = (
+    "CREATE TABLE parts (id INTEGER PRIMARY KEY, data BLOB NOT NULL)",
+    "CREATE TABLE unfinished (number INTEGER PRIMARY KEY, checksum INTEGER NOT NULL)",
 )
 
 STATUSES: Final = frozenset({"UP", "WRITEAVOID", "READONLY", "QUIESCENT"})
@@ -63,27 +71,45 @@ class SchemaError(Exception):
 
 
 def prepare(connection: sqlite3.Connection, path: Path) -> None:
-    """Afterwards the file has the current format. Raises SchemaError, sqlite3.Error."""
+    """Afterwards the file has at least FORMAT. Raises SchemaError, sqlite3.Error."""
     version = inspect(connection)
-    if version == FORMAT:
+    if version >= FORMAT:
         return
     if version == 0:
         path.chmod(0o600)
-    connection.execute("BEGIN IMMEDIATE")
-    try:
+    with transaction(connection):
         if version == 0:
             for statement in _FORMAT_1:
                 connection.execute(statement)
             connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
         _add_checksums(connection)
         connection.execute(f"PRAGMA user_version={FORMAT}")
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        raise
     if version:
         log.warning("%s: upgraded from format %d to %d; older versions can no longer use it", path, version, FORMAT)
+
+
+def has_parts(connection: sqlite3.Connection) -> bool:
+    """Whether the file has format 3. Raises sqlite3.Error."""
+    return int(connection.execute("PRAGMA user_version").fetchone()[0]) == FORMAT_WITH_PARTS
+
+
+def add_parts(connection: sqlite3.Connection) -> None:
+    """Part of a transaction: format 2 to 3. Raises sqlite3.Error."""
+    for statement in _FORMAT_3:
+        connection.execute(statement)
+    connection.execute(f"PRAGMA user_version={FORMAT_WITH_PARTS}")
+
+
+def remove_parts(connection: sqlite3.Connection) -> bool:
+    """Format 3 to 2, unless there are parts; returns whether it was done. Raises sqlite3.Error."""
+    with transaction(connection):
+        for table in ("parts", "unfinished"):
+            if connection.execute(f"SELECT 1 FROM {table} LIMIT 1").fetchone() is not None:
+                return False
+        connection.execute("DROP TABLE parts")
+        connection.execute("DROP TABLE unfinished")
+        connection.execute(f"PRAGMA user_version={FORMAT}")
+    return True
 
 
 def inspect(connection: sqlite3.Connection) -> int:
@@ -168,7 +194,7 @@ def _roots_differ(found: list[tuple[str, int, str]]) -> bool:
 def _tables(version: int) -> dict[str, str]:
     """The tables of a format, each with its definition as SQLite writes it."""
     with sqlite3.connect(":memory:") as scratch:
-        for statement in _FORMAT_1 + (_FORMAT_2 if version > 1 else ()):
+        for statement in (_FORMAT_1, _FORMAT_1 + _FORMAT_2, _FORMAT_1 + _FORMAT_2 + _FORMAT_3)[version - 1]:
             scratch.execute(statement)
         found = dict(scratch.execute("SELECT name, sql FROM sqlite_schema WHERE type = 'table'").fetchall())
     scratch.close()

@@ -9,18 +9,31 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable
+from functools import partial
 from queue import SimpleQueue
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from gateway.broker.storage.batch import Batch
 from gateway.broker.storage.batch_writer import Outcome
 from gateway.broker.storage.database import Database
-from gateway.broker.storage.reader import WINDOW_BYTES, WINDOW_ITEMS, DatabaseError, QueueRows, WindowOwner
+from gateway.broker.storage.large import LargeData
+from gateway.broker.storage.parts import PartOutcome
+from gateway.broker.storage.reader import (
+    WINDOW_BYTES,
+    WINDOW_ITEMS,
+    DatabaseError,
+    LargeRead,
+    QueueRows,
+    Window,
+    WindowOwner,
+)
 
 log = logging.getLogger(__name__)
 
-_Write: TypeAlias = tuple[Batch, Callable[[Batch, Outcome], None]]
-_Read: TypeAlias = tuple[WindowOwner, QueueRows, int, int, int]
+_Write: TypeAlias = tuple[Callable[[Any], object], Any, Callable[[str], object], Callable[[Any, Any], None]]
+"""What writes, what it writes, what makes the result of an error, and what is called with the result."""
+_Read: TypeAlias = tuple[WindowOwner, int, Callable[[], Window | LargeRead]]
+"""Who gets the window, of which generation, and what reads it, or the next part of its only item."""
 
 
 class Threads:
@@ -41,28 +54,37 @@ class Threads:
 
     def write(self, batch: Batch, done: Callable[[Batch, Outcome], None]) -> None:
         """Writes the batch after those before it, then calls `done`."""
-        self._writes.put((batch, done))
+        self._writes.put((self._database.write, batch, lambda error: Outcome(error, error), done))
+
+    def write_part(self, large: LargeData, done: Callable[[LargeData, PartOutcome], None]) -> None:
+        """Writes the next part of a large item, then calls `done`."""
+        self._writes.put((self._database.write_part, large, PartOutcome, done))
+
+    def delete_parts(self, number: int, done: Callable[[int, PartOutcome], None]) -> None:
+        """Deletes some parts that belong to no item, then calls `done`."""
+        self._writes.put((self._database.delete_parts, number, PartOutcome, done))
 
     def read(self, owner: WindowOwner, rows: QueueRows, generation: int, after: int, upto: int) -> None:
         """Passes a window of rows above `after` to `owner.loaded`, or an error to `owner.not_loaded`."""
-        self._reads.put((owner, rows, generation, after, upto))
+        begin = partial(self._reader.begin, rows, after, upto, WINDOW_ITEMS, WINDOW_BYTES)
+        self._reads.put((owner, generation, begin))
 
     def _write_batches(self) -> None:
         while (work := self._writes.get()) is not None:
-            batch, done = work
+            write, what, failed, done = work
             try:
-                outcome = self._database.write(batch)
+                outcome = write(what)
             except Exception as exc:  # top of a thread: there must be a result
                 log.exception("a commit failed")
-                outcome = Outcome(f"cannot write: {exc}", f"cannot write: {exc}")
-            if not self._call(done, batch, outcome):
+                outcome = failed(f"cannot write: {exc}")
+            if not self._call(done, what, outcome):
                 return
 
     def _read_ahead(self) -> None:
         while (work := self._reads.get()) is not None:
-            owner, rows, generation, after, upto = work
+            owner, generation, read = work
             try:
-                window = self._reader.read(rows, after, upto, WINDOW_ITEMS, WINDOW_BYTES)
+                window = read()
             except DatabaseError as exc:
                 log.error("the next jobs of a queue cannot be read: %s", exc)  # noqa: TRY400 - one line is enough for a full disk
                 called = self._call(owner.not_loaded, str(exc))
@@ -70,6 +92,9 @@ class Threads:
                 log.exception("reading the next jobs of a queue failed")
                 called = self._call(owner.not_loaded, str(exc))
             else:
+                if isinstance(window, LargeRead):  # other queues read between its parts
+                    self._reads.put((owner, generation, window.step))
+                    continue
                 called = self._call(owner.loaded, generation, window)
             if not called:
                 return
