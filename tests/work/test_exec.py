@@ -18,7 +18,7 @@ from tests.lab.commands import Commands
 from tests.lab.gateway import Running
 from tests.lab.holding import HoldingProxy
 from tests.lab.ports import free_port
-from tests.lab.waiting import until
+from tests.lab.waiting import undisturbed, until
 from tests.lab.work import WorkProcess
 from tests.work.conftest import Put, Start
 
@@ -155,8 +155,10 @@ def test_an_item_that_no_gateway_stored(start: Start, tmp_path: Path):
     assert (tmp_path / "id").read_text() == "|1\n"
 
 
+@undisturbed(0.2)
 def test_the_lease_is_extended_while_the_command_runs(start: Start, put: Put, queue: str, http: httpx.Client):
     """A command that takes twice the lease keeps its job."""
+    http.delete(f"/queues/{queue}")  # of an attempt before
     put("job")
     worker = start(queue, "--lease", "1", "--max-jobs", "1", "--debug", "--exec", "sleep", "2.2")
     assert worker.wait() == 0
@@ -215,8 +217,12 @@ def test_concurrency_is_the_number_of_commands_at_a_time(start: Start, put: Put,
 
 
 @pytest.mark.parametrize("limit", ["--max-time", "--max-memory"])
-def test_limits_end_the_worker_between_jobs(start: Start, put: Put, queue: str, limit: str, rest):
+@undisturbed(0.2)
+def test_limits_end_the_worker_between_jobs(
+    start: Start, put: Put, queue: str, *, http: httpx.Client, limit: str, rest
+):
     """The job in hand is finished and acked; the others stay."""
+    http.delete(f"/queues/{queue}")  # of an attempt before
     put("one", "two", "three")
     worker = start(queue, limit, "1", "--exec", "sleep", "1.5")
     assert worker.wait() == 0
