@@ -16,7 +16,7 @@ import pytest
 from gateway.work import signature
 from tests.lab.endpoint import Endpoint, Posted, Reply
 from tests.lab.ports import free_port
-from tests.lab.waiting import until
+from tests.lab.waiting import undisturbed, until
 from tests.work.conftest import Put, Start
 
 AT_ONCE = ("--retry-delay", "0", "--wait", "2")
@@ -147,8 +147,10 @@ def test_an_endpoint_that_is_unavailable_is_asked_seldom(
         assert worker.process.poll() is None
 
 
+@undisturbed(0.2)
 def test_an_endpoint_that_is_slow(start: Start, put: Put, queue: str, rest, http: httpx.Client):
     """The lease is extended meanwhile; after --timeout the job comes again."""
+    http.delete(f"/queues/{queue}")  # of an attempt before
     put("slow", "hangs")
     release = threading.Event()
 
