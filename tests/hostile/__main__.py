@@ -124,21 +124,20 @@ class Run:
 def attacking(gateway: Running, secret: str, seconds: float, scale: float, names: list[str]) -> Iterator[list[bytes]]:
     """A hostile tenant in a process of its own; what it prints is in the list at the end."""
     command = ["--port", str(gateway.port), "--memcache", str(memcache_port(gateway)), "--seconds", str(seconds)]
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [*tied("tests.hostile.attacks", *command), "--scale", str(scale), "--only", *names],
         stdin=lifeline(),
         stdout=subprocess.PIPE,
         env=os.environ | {"HOSTILE_KEY": secret},
-    )
-    printed: list[bytes] = []
-    try:
-        yield printed
-        printed.append(process.communicate(timeout=10)[0])
-    except subprocess.TimeoutExpired:  # it gets what the others leave of the processors, which may be little
-        printed.append(b"{}")
-    finally:
-        process.kill()
-        process.wait()
+    ) as process:
+        printed: list[bytes] = []
+        try:
+            yield printed
+            printed.append(process.communicate(timeout=10)[0])
+        except subprocess.TimeoutExpired:  # it gets what the others leave of the processors, which may be little
+            printed.append(b"{}")
+        finally:
+            process.kill()
 
 
 def memcache_port(gateway: Running) -> int:

@@ -16,8 +16,9 @@ from collections.abc import Iterator
 from typing import Final
 
 HOST: Final = "127.0.0.1"
-PORTS: Final = range(10_000, 32_000)
-"""Linux takes 32768 to 60999 for outgoing connections. Source: ip(7), ip_local_port_range."""
+PORTS: Final = range(10_100, 32_000)
+"""Linux takes 32768 to 60999 for outgoing connections. Source: ip(7), ip_local_port_range. Browsers refuse 10080.
+Source: Fetch Standard, port blocking."""
 BLOCK: Final = 50
 CLAIM: Final = "\0kestrel-gateway-tests-ports-{}"
 """The name of the socket that claims the block that begins with this port. It is abstract, so it is of the same network
