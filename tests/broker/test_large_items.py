@@ -226,12 +226,15 @@ def test_two_large_items_follow_each_other(tmp_path: Path) -> None:
 def test_a_client_sees_its_own_large_item(tmp_path: Path) -> None:
     """A get waits for every set of its connection, also if a later set to another queue is stored before."""
     with BrokerProcess(tmp_path / "data", "--fsync", "off") as broker:
-        client = broker.client(60)
-        send(client, "large", large(1))
+        client, other = broker.client(60), broker.client(60)
+        data = large(1, 48 * MIB)
+        send(client, "large", data)
         send(client, "small", b"x")
+        until(lambda: other.get("small") == b"x", lambda: "it is not stored", within_s=60)
+        assert other.get("large/peek") is None, "it is complete already"
         client.send(b"get large\r\n")
         assert [client.line(), client.line()] == [b"STORED\r\n", b"STORED\r\n"]
-        assert client.value() == large(1)
+        assert client.value() == data
 
 
 def test_many_waiting_bytes_hold_back_large_items_only(tmp_path: Path) -> None:
