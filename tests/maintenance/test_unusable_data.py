@@ -18,7 +18,7 @@ from tests.lab.commands import run_process
 from tests.lab.gateway import running
 from tests.lab.ports import free_port
 
-NEWER = {"broker.sqlite": (3, 2), "idempotency.db": (7, 1)}
+NEWER = {"broker.sqlite": (4, 3), "idempotency.db": (7, 1)}
 """A format that this version does not know, and the newest that it does, by the file."""
 
 
@@ -97,7 +97,7 @@ def test_a_newer_format(whole: Path, tmp_path: Path, name: str, *, killed: bool)
 def test_with_kestrel_servers_the_jobs_of_a_newer_format_do_not_matter(whole: Path, tmp_path: Path) -> None:
     """The gateway does not use that file."""
     data = copied(whole, tmp_path)
-    set_format(data / "broker.sqlite", 3, killed=False)
+    set_format(data / "broker.sqlite", 4, killed=False)
     done = command("doctor", "--data", data, "--port", str(free_port()), "--kestrel", f"127.0.0.1:{free_port()}")
     assert "format" not in done.stdout
 

@@ -28,7 +28,8 @@ WINDOW_BYTES = 1 << 20
 """How much of a queue is read ahead at once."""
 _PARTS_AT_ONCE = 2
 _ROWS = (
-    f"SELECT id, added_ms, expires_ms, data, {{}}, {IS_LARGE} FROM items WHERE id > ? AND id <= ? ORDER BY id LIMIT ?"
+    f"SELECT id, added_ms, expires_ms, data, {{}}, {IS_LARGE} AS is_large FROM items "
+    "WHERE id > ? AND id <= ? ORDER BY id LIMIT ?"
 )
 _OUT_OF_ORDER = "the tree is damaged: its rows are out of order"
 _NEXT_ID = "SELECT id FROM items WHERE id > ? AND id <= ? ORDER BY id LIMIT 1"

@@ -129,7 +129,7 @@ def inspect(connection: sqlite3.Connection) -> int:
 
 
 def read_header(path: Path) -> bytes:
-    """The beginning of the file at `path`; empty if there is none. Raises OSError.
+    """The beginning of the file at `path`; empty if it cannot be read, since SQLite then says why.
 
     Call it before this process opens the database. Closing any descriptor of the file releases SQLite's locks on it:
     the next process that reads the file and ends would take itself for the last user, and delete the log that the
@@ -138,7 +138,7 @@ def read_header(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
             return file.read(_WRITE_VERSION_AT + 1)
-    except FileNotFoundError:
+    except OSError:
         return b""
 
 
