@@ -184,6 +184,7 @@ def test_openmetrics_is_given_to_those_who_prefer_it(many):
     plain = set(figures(many[1].get(PATH).text))
     accept = "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.2,*/*;q=0.1"
     answer = many[1].get(PATH, headers={"Accept": accept})
+    plain &= set(figures(many[1].get(PATH).text))  # the queues that an earlier test has deleted go meanwhile
     assert answer.headers["content-type"] == "application/openmetrics-text; version=1.0.0; charset=utf-8"
     assert answer.text.endswith("# EOF\n")
     found = [sample for family in openmetrics(answer.text) for sample in family.samples]
