@@ -33,7 +33,7 @@ def reads_dropped_at_eof() -> None:
 
     def drop(reads: MultiplexedReads) -> None:
         for read in reads._reads.values():
-            read.queue.open_reads.close((read,))  # type: ignore[attr-defined]
+            read.queue.open_reads.close(read)  # type: ignore[attr-defined]
         close(reads)
 
     setattr(MultiplexedReads, "close", drop)  # noqa: B010 (mypy allows no other way)
