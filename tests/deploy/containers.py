@@ -127,6 +127,7 @@ class Network:
     def __init__(self, folder: Path, names: Sequence[str] = ()) -> None:
         self.hosts = folder / "hosts"
         self.hosts.write_text("".join(f"127.0.0.1 {name}\n" for name in ("localhost", *names)))
+        self.hosts.chmod(0o644)  # the users of the containers read it, whatever this process' umask is
         self._keeper = subprocess.Popen(
             [*TIED, "unshare", "--net", "sh", "-c", "ip link set lo up && echo up && exec sleep infinity"],
             stdout=subprocess.PIPE,
