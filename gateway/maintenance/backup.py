@@ -58,7 +58,7 @@ def back_up(data: Path, copy: Path, progress: Progress) -> list[str]:
         raise BackupError(f"{data}: {reason(exc)}") from exc
     if refused is not None:
         raise BackupError(refused)
-    os.umask(PRIVATE_UMASK)
+    before = os.umask(PRIVATE_UMASK)
     partial = copy.with_name(f"{copy.name}.partial")
     try:
         make_directory(copy.absolute().parent)
@@ -77,6 +77,8 @@ def back_up(data: Path, copy: Path, progress: Progress) -> list[str]:
     except (OSError, sqlite3.Error) as exc:
         shutil.rmtree(partial, ignore_errors=True)
         raise BackupError(f"{copy}: {reason(exc)}") from exc
+    finally:
+        os.umask(before)
     return names
 
 

@@ -92,7 +92,7 @@ class ForkedProcess(subprocess.Popen[AnyStr]):
             "limits": [resource.getrlimit(each) for each in LIMITS],
             "mask": [int(each) for each in signal.pthread_sigmask(signal.SIG_BLOCK, ())],
             "session": asked["start_new_session"],
-            "umask": _umask(),
+            "umask": umask(),
         }
         ends = [asked[each] for each in ("p2cread", "c2pwrite", "errwrite")]  # -1: the caller's own
         standard: list[int] = [own if end == -1 else end for own, end in enumerate(ends)]
@@ -115,7 +115,7 @@ def _order(command: Any) -> dict[str, Any] | None:
     return None
 
 
-def _umask() -> int:
+def umask() -> int:
     """Without changing it, as os.umask() does."""
     return int(Path("/proc/self/status").read_text().partition("\nUmask:")[2].split()[0], 8)
 

@@ -15,6 +15,7 @@ import pytest
 from gateway.maintenance.backup import BackupError, back_up
 from tests.lab import plain
 from tests.lab.commands import run_process
+from tests.lab.forkserver import umask
 from tests.lab.gateway import Running, running
 
 SECONDS = float(os.environ.get("KESTREL_GATEWAY_TEST_BACKUP_SECONDS", "0.5"))
@@ -183,8 +184,8 @@ def test_a_copy_inside_its_own_directory(gateway: Running, tmp_path: Path) -> No
 
 
 def test_a_killed_backup_leaves_no_copy_and_the_next_one_succeeds(gateway: Running, tmp_path: Path) -> None:
-    """Nothing has the name of the copy before it is complete."""
-    copy = tmp_path / "copy"
+    """Nothing has the name of the copy before it is complete. Its umask ends with it."""
+    copy, before = tmp_path / "copy", umask()
 
     def die(*_: object) -> None:
         raise KeyboardInterrupt
@@ -195,6 +196,7 @@ def test_a_killed_backup_leaves_no_copy_and_the_next_one_succeeds(gateway: Runni
     assert [path.name for path in tmp_path.iterdir()] == ["copy.partial"]
     back_up(gateway.data, copy, lambda *_: None)
     assert [path.name for path in tmp_path.iterdir()] == ["copy"]
+    assert umask() == before
 
 
 def test_a_directory_that_is_none_is_told(tmp_path: Path) -> None:
