@@ -112,11 +112,10 @@ class Broker:
         """Adds items to the queue and to its fanout children, all or none of them.
 
         entries: expiry and data. Expiry: seconds from now if below 1,000,000, otherwise seconds since the epoch; 0
-        means never. Returns the outcome, the ticket to wait for before the answer, and what the ticket calls the
-        queue's own first item, or 0; the numbers of the others follow. If the ticket refuses a number, the disk could
-        not store just this item.
-        Several items are FULL also if some of them have room. Raises IllegalNameError, UnavailableError, and
-        OverflowError if no id is left.
+        means never. Returns the outcome, the ticket to wait for before the answer, and a number: the ticket names the
+        queue's own items by this number and those that follow, in order. It is 0 if the queue has none. If the ticket
+        refuses a number, the disk could not store just that item. Several items are FULL also if some of them have
+        room. Raises IllegalNameError, UnavailableError, and OverflowError if no id is left.
         """
         counters, committer, count = self.counters, self.committer, len(entries)
         counters.cmd_set += count

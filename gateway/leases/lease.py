@@ -267,7 +267,7 @@ class Lease:
 
     def move(self, to: State) -> None:
         """Makes one legal transition. An illegal one is a defect and raises IllegalMoveError."""
-        if to not in MOVES.get(self.state, ()):
+        if to not in MOVES.get(self.state, ()):  # most moves are legal, and cost no call
             check_move("a lease", MOVES, self.state, to)
         self.state = to
 

@@ -98,8 +98,9 @@ class QueueCollection:
         """Adds the items to every child and to the queue itself, or to none of them: if one is full, all refuse.
 
         entries: data and expiry in milliseconds. Several items are also refused if only some of them have room.
-        Returns whether all are accepted, the ticket to wait for before the answer, and what the ticket calls the
-        queue's own first item, or 0: the numbers of the others follow. Raises IllegalNameError.
+        Returns whether all are accepted, the ticket to wait for before the answer, and the number by which the ticket
+        names the queue's own first item; those of the others follow. It is 0 if the queue has none. Raises
+        IllegalNameError.
         """
         queue = self.get(name)
         count, sizes = len(entries), [len(data) for data, _ in entries]

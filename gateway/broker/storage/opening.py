@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import sqlite3
-import time
 from pathlib import Path
 
 from gateway.broker.storage import schema
 from gateway.broker.storage.reader import DatabaseError, UnusableFileError
 from gateway.common import data_formats, wal
 from gateway.common.counted import counted
+from gateway.common.locks import locked_within
 
 log = logging.getLogger(__name__)
 
@@ -28,20 +27,15 @@ def lock(directory: Path, wait_s: float) -> int:
     except OSError as exc:
         kind = UnusableFileError if isinstance(exc, PermissionError) else DatabaseError
         raise kind(f"data directory {directory}: {exc.strerror or exc}") from exc
-    deadline = time.monotonic() + wait_s
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as exc:
-            if time.monotonic() >= deadline:
-                os.close(descriptor)
-                raise DatabaseError(f"data directory {directory}: in use by another broker") from exc
-            time.sleep(0.02)
-        except OSError as exc:
-            os.close(descriptor)
-            raise DatabaseError(f"data directory {directory}: cannot be locked: {exc.strerror or exc}") from exc
-        else:
-            return descriptor
+    try:
+        is_free = locked_within(wait_s, descriptor)
+    except OSError as exc:
+        os.close(descriptor)
+        raise DatabaseError(f"data directory {directory}: cannot be locked: {exc.strerror or exc}") from exc
+    if not is_free:
+        os.close(descriptor)
+        raise DatabaseError(f"data directory {directory}: in use by another broker")
+    return descriptor
 
 
 def connect(path: Path) -> sqlite3.Connection:
