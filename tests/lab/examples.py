@@ -1,4 +1,4 @@
-"""How many examples Hypothesis tries: all in CI, and a third on a developer's machine."""
+"""How often a test repeats what chance decides: as given in CI, and a third of it on a developer's machine."""
 
 from __future__ import annotations
 
@@ -7,6 +7,6 @@ import os
 FEWEST = 20
 
 
-def examples(count: int) -> int:
-    """`count` in CI (the environment has CI), else a third of it."""
-    return count if os.environ.get("CI") else max(FEWEST, count // 3)
+def examples(count: int, *, fewest: int = FEWEST) -> int:
+    """`count` in CI (the environment has CI), else a third of it, but at least `fewest` and at most `count`."""
+    return count if os.environ.get("CI") else min(count, max(fewest, count // 3))
