@@ -116,12 +116,14 @@ def _receive(session: pytest.Session, worker: Worker, kind: str, content: Any) -
         case "start":
             worker.current = content
             hook.pytest_runtest_logstart(nodeid=content[0], location=content[1])
-        case "report":
-            report = hook.pytest_report_from_serializable(config=session.config, data=content)
-            hook.pytest_runtest_logreport(report=report)
-        case "finish":
+        case "reports":
+            assert worker.current is not None
+            nodeid, location = worker.current
+            for data in content:
+                report = hook.pytest_report_from_serializable(config=session.config, data=data)
+                hook.pytest_runtest_logreport(report=report)
+            hook.pytest_runtest_logfinish(nodeid=nodeid, location=location)
             worker.current = None
-            hook.pytest_runtest_logfinish(nodeid=content[0], location=content[1])
         case "warning":
             hook.pytest_warning_recorded.call_historic(kwargs=content)
 
@@ -141,21 +143,22 @@ def _ended(session: pytest.Session, worker: Worker) -> None:
 
 
 class Reporter:
-    """Sends to the first process what its own plugins are to know."""
+    """Sends to the first process what its own plugins are to know: one message when a test starts, one when it ends."""
 
     def __init__(self, config: pytest.Config, connection: Connection) -> None:
         self._config = config
         self._connection = connection
+        self._reports: list[Any] = []
 
     def pytest_runtest_logstart(self, nodeid: str, location: tuple[str, int | None, str]) -> None:
         self._connection.send(("start", (nodeid, location)))
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        data = self._config.hook.pytest_report_to_serializable(config=self._config, report=report)
-        self._connection.send(("report", data))
+        self._reports.append(self._config.hook.pytest_report_to_serializable(config=self._config, report=report))
 
-    def pytest_runtest_logfinish(self, nodeid: str, location: tuple[str, int | None, str]) -> None:
-        self._connection.send(("finish", (nodeid, location)))
+    def pytest_runtest_logfinish(self) -> None:
+        self._connection.send(("reports", self._reports))
+        self._reports = []
 
     def pytest_warning_recorded(
         self, warning_message: warnings.WarningMessage, when: str, nodeid: str, location: Any

@@ -92,6 +92,26 @@ def test_it_sees_what_an_executed_one_sees(tmp_path: Path, session: bool) -> Non
     assert forked["umask"] == 0o27
 
 
+SCRIPT = """
+import json, pathlib, sys, gateway
+command = pathlib.Path("/proc/self/cmdline").read_text().rstrip("\\0")
+print(json.dumps([sys.argv, sys.path[0], gateway.FILE, __name__, __file__, command]))
+"""
+
+
+def test_a_script_sees_what_an_executed_one_sees(tmp_path: Path) -> None:
+    """Its arguments and command line, and the modules of its own folder, also one that has the name of ours."""
+    (tmp_path / "gateway.py").write_text("FILE = __file__")
+    (tmp_path / "script.py").write_text(SCRIPT)
+    command = [sys.executable, str(tmp_path / "script.py"), "one", "two words"]
+    executed, forked = (
+        json.loads(kind(command, stdout=subprocess.PIPE, text=True).communicate()[0])
+        for kind in (subprocess.Popen, ForkedProcess)
+    )
+    assert forked == executed
+    assert forked[2] == str(tmp_path / "gateway.py")
+
+
 def test_it_is_signalled_and_waited_for() -> None:
     """Like any child: `wait` returns the signal that ended it, and no zombie is left."""
     process: ForkedProcess[bytes] = ForkedProcess(tied(MODULE, "sleep"), stdin=lifeline())

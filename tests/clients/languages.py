@@ -14,6 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.lab.forkserver import ForkedProcess
+
 SOURCES = Path(__file__).parents[2] / "clients"
 NODE_MODULES = Path.home() / ".cache" / "kestrel-gateway" / "typescript" / "node_modules"
 BUILD_S = 120
@@ -97,7 +99,7 @@ class Program:
 
     def __init__(self, command: list[str], gateway: str, queue: str, **environment: str) -> None:
         kept = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
-        self._process = subprocess.Popen(
+        self._process: subprocess.Popen[str] = ForkedProcess(
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -3,12 +3,12 @@
     ForkedProcess.enabled = True
     process = ForkedProcess(tied("gateway", "serve"), stdin=lifeline())
 
-What runs is the module that the command names, in a new process that is a child of the caller, with the arguments,
-descriptors, environment, limits and signal mask that `subprocess.Popen` would give it. A supervisor that is started
-like this starts its broker and its workers in the same way. Only the imports are not repeated.
+What runs is the module or script that the command names, in a new process that is a child of the caller, with the
+arguments, descriptors, environment, limits and signal mask that `subprocess.Popen` would give it. A supervisor that is
+started like this starts its broker and its workers in the same way. Only the imports are not repeated.
 
-A command that is not `python MODULE` with this very Python is executed as usual, and so is every command as long as
-`enabled` is false. Tests of the start itself use `subprocess.Popen`.
+A command that does not run a module or a script with this very Python is executed as usual, and so is every command as
+long as `enabled` is false. Tests of the start itself use `subprocess.Popen`.
 
 How: the fork server forks a process that forks again and exits. The second process is an orphan, and the system gives
 it to the nearest ancestor that adopts orphans (prctl(2), PR_SET_CHILD_SUBREAPER): the caller. A supervisor gets a fork
@@ -50,6 +50,7 @@ PRELOADED: Final = (
     "gateway.work.command",
     "gateway.work.endpoint",
     "gateway.work.worker",
+    "httpx",
     "uvloop",
 )
 PROGRAMS: Final = ("gateway.broker.__main__", "gateway.process.worker")
@@ -102,16 +103,17 @@ class ForkedProcess(subprocess.Popen[AnyStr]):
 
 
 def _order(command: Any) -> dict[str, Any] | None:
-    """The module to run and its arguments, from a command of the lab or of a supervisor; None for another command."""
-    command = [] if isinstance(command, str) else list(command)
-    if len(command) < 3 or command[0] != sys.executable:
-        return None
-    if command[1] == LIFELINE:
-        return {"module": command[2], "arguments": command[3:], "lifeline": True}
+    """What to run and its arguments, from a command of the lab or of a supervisor; None for another command."""
+    command = [] if isinstance(command, str) else [*map(os.fspath, command)]
     if command[1:2] == ["-P"]:  # nobody here imports from the working directory
         del command[1]
-    if command[1] == "-m":
-        return {"module": command[2], "arguments": command[3:], "lifeline": False}
+    if len(command) < 2 or command[0] != sys.executable:
+        return None
+    first, *rest = command[1:]
+    if first in (LIFELINE, "-m") and rest:
+        return {"module": rest[0], "arguments": rest[1:], "lifeline": first == LIFELINE}
+    if first.endswith(".py"):
+        return {"script": first, "arguments": rest, "lifeline": False}
     return None
 
 
@@ -259,12 +261,28 @@ def _show(command: list[str]) -> None:
         memory.write(text.ljust(end - start, b"\0"))
 
 
+def _run_module(name: str, arguments: list[str]) -> None:
+    _show([sys.executable, "-P", "-m", name, *arguments])
+    sys.argv = [name, *arguments]
+    runpy.run_module(name, run_name="__main__", alter_sys=True)
+
+
+def _run_script(path: str, arguments: list[str]) -> None:
+    """A script imports from its own folder, whose modules may have the names of ours."""
+    _show([sys.executable, path, *arguments])
+    sys.argv = [path, *arguments]
+    sys.path[:] = [str(Path(path).parent), *(each for each in sys.path if Path(each) != ROOT)]
+    for name in [each for each in sys.modules if each.partition(".")[0] == "gateway"]:
+        del sys.modules[name]
+    runpy.run_path(path, run_name="__main__")
+
+
 def _warm_up() -> None:
-    """Reads the contract and compiles its patterns, which Python keeps: half of what the start of a worker takes."""
-    from gateway.api.specification import Specification
+    """Makes an application, which compiles patterns that Python keeps: half of what the start of a worker takes."""
+    from gateway.app import WorkerContext, create_app
     from gateway.settings import Settings
 
-    Specification(Settings())
+    create_app(Settings(), WorkerContext(0, "0" * 16, ROOT, bytes(32), ("127.0.0.1:1",), tenanted=False))
 
 
 def main() -> None:
@@ -277,15 +295,17 @@ def main() -> None:
     _show([SERVER])
     order, descriptors = _serve(connection)
     _become(order, descriptors)
-    if [order["module"], *order["arguments"][:1]] == ["gateway", "serve"] and (theirs := _start_server()) is not None:
+    if [order.get("module"), *order["arguments"][:1]] == ["gateway", "serve"] and (
+        theirs := _start_server()
+    ) is not None:
         order, descriptors = theirs
         _become(order, descriptors)
-    command = [sys.executable, "-P", "-m", order["module"], *order["arguments"]]
-    _show(command)
     if order["lifeline"]:
         end_with_the_tests()
-    sys.argv = command[3:]
-    runpy.run_module(order["module"], run_name="__main__", alter_sys=True)
+    if "script" in order:
+        _run_script(order["script"], order["arguments"])
+    else:
+        _run_module(order["module"], order["arguments"])
 
 
 if __name__ == "__main__":
