@@ -45,11 +45,13 @@ PRELOADED: Final = (
     "gateway.app",
     "gateway.cli",
     "gateway.http.server",
+    "gateway.http.tls",
     "gateway.kestrel.discovery.members",
     "gateway.process.supervisor",
     "gateway.work.command",
     "gateway.work.endpoint",
     "gateway.work.worker",
+    "encodings.idna",
     "httpx",
     "uvloop",
 )
