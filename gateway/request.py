@@ -11,6 +11,9 @@ from typing import Any, Final, Protocol, runtime_checkable
 
 Headers = list[tuple[bytes, bytes]]
 
+BODILESS: Final = frozenset({204, 304})
+"""Statuses whose answers have no body. Source: RFC 9110, section 6.4.1."""
+
 EXTENSION: Final = "kestrel_gateway.client"
 """Where the ClientConnection is in the `extensions` of an ASGI scope, if the gateway's own server made it."""
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.config.retry_delay import LONGEST_S, RetryDelay, retry_delay
+from gateway.config.retry_delay import LONGEST_DELAY_S, RetryDelay, retry_delay
 from gateway.envelope.times import instant
 from tests.lab.gateway import running
 
@@ -19,7 +19,7 @@ from tests.lab.gateway import running
     [
         [],
         [-1],
-        [LONGEST_S + 1],
+        [LONGEST_DELAY_S + 1],
         [True],
         ["1"],
         [float("nan")],

@@ -13,11 +13,9 @@ from collections.abc import Callable
 
 from starlette.types import Receive, Scope, Send
 
-from gateway.request import ClientDisconnected, Headers
+from gateway.request import BODILESS, ClientDisconnected, Headers
 
 log = logging.getLogger(__name__)
-
-_BODILESS = frozenset({204, 304})
 
 
 class AsgiRequest:
@@ -73,7 +71,7 @@ class AsgiRequest:
         if self.gone:
             return
         whole = len(body) if length is None else length
-        framing = [] if status in _BODILESS else [(b"content-length", b"%d" % whole)]
+        framing = [] if status in BODILESS else [(b"content-length", b"%d" % whole)]
         await self._send({"type": "http.response.start", "status": status, "headers": [*headers, *framing]})
         await self.write(body, last=len(body) == whole)
 

@@ -27,7 +27,7 @@ from gateway.common.counted import counted
 from gateway.coverage import Covered
 from gateway.delivery.queues.catalog import Catalog, Queue
 from gateway.errors import BadFraming, BodyTooLarge, GatewayError, MethodNotAllowed, Unauthenticated
-from gateway.fairness.turns import LARGE_BYTES
+from gateway.fairness.turns import SLICE_BYTES
 from gateway.problem import problem_bytes, problem_headers
 from gateway.request import Headers, HttpRequest
 
@@ -172,7 +172,7 @@ class Call:
             if body is None or not more:
                 break
             body.write(chunk)
-            if size > LARGE_BYTES:
+            if size > SLICE_BYTES:
                 await self.reservation.turn(len(chunk))
             chunk, more = await self.request.body()
             size += len(chunk)
@@ -296,13 +296,13 @@ async def respond(context: RequestContext, answer: Answer, reservation: Reservat
             await answer.write_body(request)
         return
     body = answer.body
-    if reservation is None or len(body) <= LARGE_BYTES:
+    if reservation is None or len(body) <= SLICE_BYTES:
         await request.respond(answer.status, headers, body)
         return
-    await request.respond(answer.status, headers, body[:LARGE_BYTES], length=len(body))
-    for at in range(LARGE_BYTES, len(body), LARGE_BYTES):
+    await request.respond(answer.status, headers, body[:SLICE_BYTES], length=len(body))
+    for at in range(SLICE_BYTES, len(body), SLICE_BYTES):
         await reservation.turn()
-        await request.write(body[at : at + LARGE_BYTES], last=at + LARGE_BYTES >= len(body))
+        await request.write(body[at : at + SLICE_BYTES], last=at + SLICE_BYTES >= len(body))
 
 
 def chunks(source: AsyncGenerator[bytes]) -> BodyWriter:

@@ -15,10 +15,10 @@ from gateway.broker.memcache.connection import MemcacheConnection
 from gateway.broker.multiplex.connection import MultiplexedConnection
 from gateway.common.counted import counted
 from gateway.common.multiplex.protocol import FrameConnection
+from gateway.common.net import BACKLOG
 
 log = logging.getLogger(__name__)
 
-BACKLOG = 4096
 SHUTDOWN_DELAY_S = 0.1
 SHUTDOWN_GRACE_S = 1.0
 """After the command `shutdown`, connected clients are served this long. Source: transcript 19 (Kestrel: 30 s)."""

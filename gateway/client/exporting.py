@@ -21,6 +21,7 @@ import httpx
 from gateway.client import events, failures
 from gateway.client.api import CONNECT_S, MARGIN_S, queue_path, settings
 from gateway.client.failures import CallFailed
+from gateway.client.interrupts import SIGNALS
 from gateway.client.options import notice
 from gateway.client.progress import ProgressBar
 from gateway.client.target import Target
@@ -39,7 +40,6 @@ _END_S: Final = 5.0
 _LAST_S: Final = 0.5
 """How long a second signal lets it: an answer that is under way arrives, and its jobs are given back."""
 _ACCEPTED: Final = f"{events.EVENTS}, {events.EVENT}, application/json;q=0.5"
-_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class FileError(Exception):
@@ -135,7 +135,7 @@ class Export:
 
         Raises CallFailed, OSError.
         """
-        obeyed = [each for each in _SIGNALS if signal.getsignal(each) is not signal.SIG_IGN]  # as under nohup
+        obeyed = [each for each in SIGNALS if signal.getsignal(each) is not signal.SIG_IGN]  # as under nohup
         task = asyncio.current_task()
         assert task is not None
         self._on_signals(obeyed, partial(self._finish, obeyed, task))

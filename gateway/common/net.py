@@ -17,6 +17,9 @@ TcpOption = tuple[int, int, int]
 UNIX: Final = "unix:"
 """Before the path of a Unix socket, where an address is wanted."""
 
+BACKLOG: Final = 4096
+"""Connections that wait until they are accepted. The system's limit is net.core.somaxconn, by default 4096."""
+
 SHORTAGES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 """This process or machine lacks descriptors or memory. Such an error says nothing about a peer."""
 

@@ -10,21 +10,22 @@ import math
 from dataclasses import dataclass
 from typing import Any, Final
 
+from gateway.envelope.due import LONGEST_DELAY_S
+
+SHORTEST_S: Final = 0.001
 MAX_STEPS: Final = 100
 MAX_FACTOR: Final = 100.0
-SHORTEST_S: Final = 0.001
-LONGEST_S: Final = 30 * 86_400.0
-"""The longest delay of a job (gateway.envelope.due), and lists and growths that nobody needs longer or steeper."""
+"""Nobody needs shorter delays, longer lists or steeper growth."""
 ALLOWED: Final = (
-    f"a list of 1 to {MAX_STEPS} numbers of seconds from 0 to {LONGEST_S:.0f}, or a table with min, max, factor (1 to "
-    f"{MAX_FACTOR:.0f}, by default 2) and jitter (0 to 1, by default 0)"
+    f"a list of 1 to {MAX_STEPS} numbers of seconds from 0 to {LONGEST_DELAY_S:.0f}, or a table with min, max, factor "
+    f"(1 to {MAX_FACTOR:.0f}, by default 2) and jitter (0 to 1, by default 0)"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class RetryDelay:
     """steps_s: the delay after each attempt; the last one repeats. Without steps: min_s, growing by `factor` with each
-    attempt to at most max_s, changed by up to the fraction `jitter` in both directions, but never above LONGEST_S.
+    attempt to at most max_s, changed by up to the fraction `jitter` in both directions, but never above 30 days.
     """
 
     steps_s: tuple[float, ...] = ()
@@ -45,7 +46,7 @@ class RetryDelay:
         grown_s = self.max_s
         if (attempt - 1) * math.log(self.factor) < math.log(self.max_s / self.min_s):
             grown_s = self.min_s * self.factor ** (attempt - 1)
-        return min(LONGEST_S, grown_s * (1 + self.jitter * (2 * chance - 1)))
+        return min(LONGEST_DELAY_S, grown_s * (1 + self.jitter * (2 * chance - 1)))
 
 
 def retry_delay(value: Any) -> RetryDelay:
@@ -53,10 +54,10 @@ def retry_delay(value: Any) -> RetryDelay:
     if isinstance(value, list):
         if not 1 <= len(value) <= MAX_STEPS:
             raise ValueError
-        return RetryDelay(tuple(_number(each, 0, LONGEST_S) for each in value))
+        return RetryDelay(tuple(_number(each, 0, LONGEST_DELAY_S) for each in value))
     if not isinstance(value, dict) or not {"min", "max"} <= value.keys() <= {"min", "max", "factor", "jitter"}:
         raise ValueError
-    min_s, max_s = _number(value["min"], SHORTEST_S, LONGEST_S), _number(value["max"], SHORTEST_S, LONGEST_S)
+    min_s, max_s = (_number(value[each], SHORTEST_S, LONGEST_DELAY_S) for each in ("min", "max"))
     factor, jitter = _number(value.get("factor", 2.0), 1, MAX_FACTOR), _number(value.get("jitter", 0.0), 0, 1)
     if min_s > max_s:
         raise ValueError

@@ -42,7 +42,7 @@ from gateway.errors import (
     TooManyLeases,
     TooManyWaiters,
 )
-from gateway.fairness.turns import LARGE_BYTES, Turns
+from gateway.fairness.turns import SLICE_BYTES, Turns
 from gateway.leases.ahead import AckAhead
 from gateway.leases.lease import Lease, OpenRead, State
 from gateway.leases.limits import LeaseRoom
@@ -301,7 +301,7 @@ class Receiver:
         """
         done = read.give_back
         try:
-            if len(read.data) > LARGE_BYTES:
+            if len(read.data) > SLICE_BYTES:
                 await self._turns.for_item(read.data, queue.tenant)
             paused = self._pauses.paused(queue) if self._pauses.fresh else await self._pauses.paused_now(queue)
             if paused:

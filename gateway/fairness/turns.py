@@ -18,7 +18,7 @@ from gateway.fairness.loop_time import LoopTime
 
 T = TypeVar("T")
 
-LARGE_BYTES: Final = 65536
+SLICE_BYTES: Final = 65536
 """A larger item takes a good part of a slice to read and to show."""
 SLICE_S: Final = 0.001
 """A request takes about five turns of the loop, so long work adds about five milliseconds to it."""
@@ -45,7 +45,7 @@ class Turns:
 
     async def for_item(self, data: bytes, tenant: str) -> None:
         """Returns when an item may be read: at once if it is small, otherwise when it is the tenant's turn."""
-        if len(data) > LARGE_BYTES:
+        if len(data) > SLICE_BYTES:
             self.time.charge_bytes(tenant, len(data))
             await self.next(tenant)
 

@@ -29,7 +29,7 @@ from gateway.http.flow import Flow
 from gateway.http.request_head import RequestHead
 from gateway.http.state import ServerState, new_request_id
 from gateway.problem import problem_bytes, problem_headers
-from gateway.request import ClientDisconnected, Headers
+from gateway.request import BODILESS, ClientDisconnected, Headers
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,6 @@ STATUS_LINES: Final = {
 # Source: RFC 9110 section 5.6.2 (token; the names are in lower case) and 5.5 (field-value).
 _NAME: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+")
 _CONTROLS: Final = bytes(code for code in (*range(32), 127) if code != ord("\t"))
-_BODILESS: Final = frozenset({204, 304})
 
 
 class CycleConnection(Protocol):
@@ -285,7 +284,7 @@ class Cycle:
         if self._connection.flow.write_paused and not self.gone:
             await self.drained()
         whole = len(body) if length is None else length
-        self.start(status, headers, None if status in _BODILESS else whole)
+        self.start(status, headers, None if status in BODILESS else whole)
         if self._write(body, last=self._head_only or len(body) == whole) and not await self.drained():
             self.reached = False
 
@@ -353,7 +352,7 @@ class Cycle:
         if not closes:
             content.append(state.kept_lines if self.keep_alive else b"connection: close\r\n")
         content.append(b"\r\n")
-        bodiless = self._head_only or status in _BODILESS
+        bodiless = self._head_only or status in BODILESS
         self._carries = status != 204
         self._chunked = chunked and not bodiless
         self._bytes_left = 0 if bodiless else length

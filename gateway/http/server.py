@@ -18,6 +18,7 @@ from typing import Any, Final, cast
 import uvicorn
 from uvicorn.lifespan.on import LifespanOn
 
+from gateway.common.net import BACKLOG
 from gateway.common.shares import Shares
 from gateway.errors import Draining, GatewayError
 from gateway.fairness.loop_time import LoopTime
@@ -40,7 +41,6 @@ CLIENT_S: Final = 0.8
 # The least time for the answer to a body that ends so: what has arrived of it is stored first. With the three steps of
 # the stop it is less than supervisor.END_S, after which a worker is killed.
 CUT_S: Final = 0.3
-BACKLOG: Final = 4096
 
 
 class ApplicationStartError(Exception):

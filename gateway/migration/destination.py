@@ -12,19 +12,17 @@ import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Protocol
 
 from gateway.client.api import GatewayApi, queue_path
 from gateway.client.failures import CallFailed
 from gateway.client.target import Target
 from gateway.common.counted import counted
+from gateway.envelope.media import BATCH_TYPE, BYTES_TYPE
 from gateway.envelope.read import unwrap
 from gateway.envelope.times import wire_expiry
 from gateway.kestrel.address import Address
 from gateway.migration.kestrel_connection import KestrelConnection, KestrelFailed
-
-_EVENTS_TYPE: Final = "application/cloudevents-batch+json"
-_BYTES_TYPE: Final = "application/octet-stream"
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +169,7 @@ class GatewayDestination:
         is_event = not is_raw and _is_event(items[0])
         body = b"[" + b",".join(each.data for each in items) + b"]" if is_event else items[0].data
         key = hashlib.sha256(f"{self._run} {queue} {self._stored} ".encode() + body).hexdigest()
-        headers = {"Content-Type": _EVENTS_TYPE if is_event else _BYTES_TYPE, "Idempotency-Key": f"forward-{key}"}
+        headers = {"Content-Type": BATCH_TYPE if is_event else BYTES_TYPE, "Idempotency-Key": f"forward-{key}"}
         try:
             answer = self._api.call("POST", f"{queue_path(queue)}/jobs", content=body, headers=headers)
         except CallFailed as failed:

@@ -13,7 +13,7 @@ import os
 from pathlib import Path
 from typing import Final
 
-LARGE_BYTES: Final = 2 << 20
+OWN_BLOCK_BYTES: Final = 2 << 20
 """Above the default limit of a job: a block of its own costs a page fault per 4 KiB."""
 KEPT_BYTES: Final = 16 << 20
 """Freed memory at the end of the heap up to this is kept: each job of 1 MiB would cost 256 page faults again."""
@@ -27,14 +27,14 @@ _STATM: Final = Path("/proc/self/statm")
 
 
 def return_large_blocks() -> None:
-    """From now on a block of LARGE_BYTES or more returns to the system when it is freed.
+    """From now on a block of OWN_BLOCK_BYTES or more returns to the system when it is freed.
 
     By default glibc raises this threshold to the largest block ever freed, and keeps such blocks. Call this function
     before such a block exists.
     """
     with contextlib.suppress(AttributeError, OSError):
         libc = ctypes.CDLL(None)
-        libc.mallopt(_M_MMAP_THRESHOLD, LARGE_BYTES)
+        libc.mallopt(_M_MMAP_THRESHOLD, OWN_BLOCK_BYTES)
         libc.mallopt(_M_TRIM_THRESHOLD, KEPT_BYTES)
 
 

@@ -11,12 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from gateway.common.net import UNIX, is_loopback, joined
+from gateway.common.net import BACKLOG, UNIX, is_loopback, joined
 from gateway.process import systemd
 from gateway.process.datadir import StartError
 from gateway.settings import Settings
 
-BACKLOG: Final = 4096
 SOCKET_MODE: Final = 0o660
 """Whoever may enter the directory and is in the socket's group can connect, as the other containers of a pod."""
 

@@ -17,13 +17,12 @@ from gateway.common.counted import counted
 from gateway.common.flags import QueueName, Seconds, WholeNumber
 from gateway.common.net import reason
 from gateway.work.own_queue import own_queue
+from gateway.work.verdict import LONGEST_DELAY_S
 
 if TYPE_CHECKING:
     from gateway.work.worker import Runner
 
 SECRET_VARIABLE: Final = "KESTREL_GATEWAY_WEBHOOK_SECRET"  # noqa: S105 (its name)
-_LONGEST_DELAY_S: Final = 30 * 86_400.0
-"""The longest delay of a nack. Source: openapi.yaml, NackRequest."""
 _LARGEST_BATCH: Final = 100
 """Source: openapi.yaml, nextJob."""
 _SHORTEST_WAIT_S: Final = 1.0
@@ -182,11 +181,9 @@ def work(
     if not 1 <= given["lease_s"] <= 43200:
         raise click.UsageError(f"lease: {given['lease_s']:.15g} is not between 1 and 43200 seconds")
     for name in ("first_s", "longest_s"):
-        if given[name] > _LONGEST_DELAY_S:
+        if given[name] > LONGEST_DELAY_S:
             flag = "retry-delay" if name == "first_s" else "max-retry-delay"
-            raise click.UsageError(
-                f"{flag}: {given[name]:.15g} is above the maximum of {_LONGEST_DELAY_S:.15g} seconds"
-            )
+            raise click.UsageError(f"{flag}: {given[name]:.15g} is above the maximum of {LONGEST_DELAY_S:.15g} seconds")
     if given["wait_s"] > _DEFAULT_WAIT_S:
         _check_wait(address, given["wait_s"])
     import asyncio  # noqa: PLC0415 (`--help` stays quick)

@@ -23,14 +23,12 @@ from gateway.client.api import CONNECT_S
 from gateway.client.failures import retry_after_s
 from gateway.work import signature, verdict
 from gateway.work.job import TakenJob
-from gateway.work.verdict import ACKED, Action, WorkVerdict
+from gateway.work.verdict import ACKED, LONGEST_DELAY_S, Action, WorkVerdict
 
 logger: Final = logging.getLogger(__name__)
 
 _READ_BYTES: Final = 4096
 """Of an answer: more than a reason holds."""
-_LONGEST_DELAY_S: Final = 2592000.0
-"""The longest delay of a nack. Source: openapi.yaml, NackRequest."""
 _UNAVAILABLE: Final = frozenset({429, 502, 503, 504})
 _GONE: Final = 410
 _ACCEPTED: Final = 202
@@ -144,7 +142,7 @@ class EndpointRunner:
             target = answer.headers.get("location", "")
             what = f"the redirect to {target[:200]} is not followed" if target else "answer with 2xx, 4xx or 5xx"
             return WorkVerdict(Action.NACK, f"status {status}: {what}", unavailable=True)
-        after_s = min(retry_after_s(answer.headers), _LONGEST_DELAY_S)
+        after_s = min(retry_after_s(answer.headers), LONGEST_DELAY_S)
         return WorkVerdict(
             Action.REJECT if status in self._reject_on else Action.NACK,
             verdict.reason(f"status {status}", beginning),

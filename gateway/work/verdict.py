@@ -14,6 +14,8 @@ from typing import Final
 REJECTING: Final = frozenset({65, 100})
 CANNOT_RUN: Final = frozenset({126, 127})
 
+LONGEST_DELAY_S: Final = 30 * 86_400.0
+"""The longest delay of a nack. Source: openapi.yaml, NackRequest."""
 MAX_REASON: Final = 1000
 """What the gateway stores of a reason. Source: openapi.yaml, Reason."""
 

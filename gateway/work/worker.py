@@ -15,6 +15,7 @@ import time
 from typing import Final, Protocol
 
 from gateway.client.failures import CallFailed
+from gateway.client.options import AWAY
 from gateway.common.counted import counted
 from gateway.work.brake import Brake
 from gateway.work.control import WorkControl
@@ -27,9 +28,6 @@ logger: Final = logging.getLogger(__name__)
 
 REFUSED: Final = 4
 """The exit code if the gateway refuses the first poll: a wrong key, queue or setting. Later ones are repeated."""
-
-AWAY: Final = 5
-"""The exit code if the gateway or the endpoint is away when --max-time comes. Other commands end with it, too."""
 
 _LAST_POLL_S: Final = 0.5
 """How long a poll goes on when the worker stops or pauses: an answer that nobody reads leaves its jobs leased. It is

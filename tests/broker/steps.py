@@ -14,8 +14,8 @@ from gateway.broker.storage.batch import Batch
 from gateway.broker.storage.batch_writer import Outcome
 from gateway.broker.storage.committer import Committer
 from gateway.broker.storage.database import Database
-from gateway.broker.storage.large import LargeData
-from gateway.broker.storage.parts import PartOutcome
+from gateway.broker.storage.large.data import LargeData
+from gateway.broker.storage.large.parts import PartOutcome
 from gateway.broker.storage.reader import QueueRows, WindowOwner
 
 

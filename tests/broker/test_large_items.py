@@ -21,7 +21,8 @@ from gateway.broker.storage.batch import SEQUENCE_BITS, Batch, LargeItem, Stored
 from gateway.broker.storage.checksum import seed
 from gateway.broker.storage.database import Database
 from gateway.broker.storage.inventory import highest_id, lowest_id
-from gateway.broker.storage.large import LARGE_BYTES, PART_BYTES, LargeData, Reference, unpack
+from gateway.broker.storage.large.data import LargeData
+from gateway.broker.storage.large.format import LARGE_BYTES, PART_BYTES, Reference, unpack
 from gateway.broker.storage.reader import QueueRows, Window
 from gateway.broker.storage.threads import Threads
 from tests.broker import damaging

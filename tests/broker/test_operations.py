@@ -14,8 +14,8 @@ from gateway.broker.broker import Broker, Options, PutOutcome, TooManyReadsError
 from gateway.broker.multiplex.commits import Commits
 from gateway.broker.multiplex.reads import MultiplexedReads
 from gateway.broker.queues.reads import ClientReads, OpenItem, ReadMode
-from gateway.broker.storage import large_work
 from gateway.broker.storage.batch import StoredItem, Ticket
+from gateway.broker.storage.large import work as large_work
 from gateway.common.multiplex.frames import Frame, FrameKind
 from gateway.common.multiplex.messages import Opening
 

@@ -20,8 +20,10 @@ from gateway.broker.queues import backlog as backlog_module
 from gateway.broker.queues import collection
 from gateway.broker.queues.queue import PersistentQueue
 from gateway.broker.queues.reads import ClientReads, OpenItem, ReadMode, take_back
-from gateway.broker.storage import batch, large, large_work, schema
+from gateway.broker.storage import batch, schema
 from gateway.broker.storage.batch import StoredItem, Ticket
+from gateway.broker.storage.large import data as large_data
+from gateway.broker.storage.large import work as large_work
 from tests.broker.steps import Steps
 from tests.lab.examples import examples
 
@@ -315,7 +317,7 @@ def test_the_queue_is_what_the_model_is(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(backlog_module, "_LOW_ITEMS", 2)
     for module in (batch, collection, large_work):
         monkeypatch.setattr(module, "LARGE_BYTES", LARGE_BYTES)
-    monkeypatch.setattr(large, "PART_BYTES", 5)
+    monkeypatch.setattr(large_data, "PART_BYTES", 5)
     run_state_machine_as_test(
         QueueMachine,
         settings=settings(max_examples=examples(80), stateful_step_count=50, suppress_health_check=list(HealthCheck)),

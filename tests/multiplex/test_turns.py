@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 
 from gateway.broker.config import Config
-from gateway.broker.queues.backlog import LARGE_BYTES
+from gateway.broker.queues.backlog import SUMMED_BYTES
 from gateway.broker.queues.reads import ClientReads, ReadMode
-from gateway.broker.storage import checksum, large
+from gateway.broker.storage import checksum
+from gateway.broker.storage.large import data as large_data
+from gateway.broker.storage.large.format import LARGE_BYTES, PART_BYTES
 from gateway.common.multiplex.frames import FRAME_BYTES, FrameKind
 from gateway.common.multiplex.outgoing import SOME_BYTES
 from gateway.errors import BackendUnavailable
@@ -43,17 +45,17 @@ def summed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         return zlib.crc32(data, start)
 
     monkeypatch.setattr(checksum, "crc32", crc32)
-    monkeypatch.setattr(large, "crc32", crc32)
+    monkeypatch.setattr(large_data, "crc32", crc32)
     return sizes
 
 
-@pytest.mark.parametrize("size", [LARGE_BYTES, LARGE_BYTES + 1, 4 * MIB])
+@pytest.mark.parametrize("size", [SUMMED_BYTES, SUMMED_BYTES + 1, 4 * MIB])
 def test_the_loop_sums_no_large_item(steps, summed, size):
     """The writer does, in parts if the item is stored in parts, and what it writes is read again after a start."""
     steps.queues.put(b"large", b"x" * size, 0)
-    assert max(summed, default=0) <= LARGE_BYTES
+    assert max(summed, default=0) <= SUMMED_BYTES
     steps.commit_all()
-    assert max(summed) == (size if size <= large.LARGE_BYTES else large.PART_BYTES)
+    assert max(summed) == (size if size <= LARGE_BYTES else PART_BYTES)
     steps.crash()
     queue = steps.queues.get(b"large")
     assert queue.read(ReadMode.OPEN, ClientReads(1)) is None  # it is being read
@@ -72,7 +74,7 @@ def test_the_loop_sums_no_large_item_that_expires_to_another_queue(tmp_path, sum
     ends_s = time.monotonic() + 60
     while not steps.queues.drop_expired():
         assert time.monotonic() < ends_s
-    assert max(summed, default=0) <= LARGE_BYTES
+    assert max(summed, default=0) <= SUMMED_BYTES
     steps.commit_all()
     steps.crash()
     queue = steps.queues.get(b"to")

@@ -16,7 +16,7 @@ from gateway.broker.storage import schema
 from gateway.broker.storage.batch import SEQUENCE_BITS
 from gateway.broker.storage.checksum import seed
 from gateway.broker.storage.inventory import highest_id, is_sound, lowest_id, unfinished_rows
-from gateway.broker.storage.large import IS_LARGE, PLACE_BITS, last_part_id, unpack
+from gateway.broker.storage.large.format import IS_LARGE, PLACE_BITS, last_part_id, unpack
 from gateway.broker.storage.opening import FILE, LOCK
 from gateway.broker.storage.reader import Damage, DatabaseError, QueueRows, Reader
 from gateway.common import wal
@@ -24,8 +24,8 @@ from gateway.common.counted import counted
 from gateway.common.locks import KILLED_WAIT_S, locked_within
 from gateway.common.net import reason
 
-_WINDOW_ROWS = 2000
-_WINDOW_BYTES = 8 << 20
+WINDOW_ROWS = 2000
+WINDOW_BYTES = 8 << 20
 _KEPT_DAMAGES = 1000
 _TREE_ERRORS = 100
 
@@ -191,7 +191,7 @@ def _check_queues(report: Report, connection: sqlite3.Connection, progress: Prog
 def _check_rows(queue: QueueReport, reader: Reader, source: QueueRows) -> Iterator[int]:
     after, upto = lowest_id(source.number), highest_id(source.number)
     while after < upto:
-        window = reader.read(source, after, upto, _WINDOW_ROWS, _WINDOW_BYTES)
+        window = reader.read(source, after, upto, WINDOW_ROWS, WINDOW_BYTES)
         after = window.upto
         queue.jobs += len(window.items)
         queue.bytes += sum(len(item.data) for item in window.items)

@@ -11,17 +11,15 @@ import sqlite3
 import time
 from pathlib import Path
 
-from gateway.broker.check.examine import Progress, opened, queue_rows
+from gateway.broker.check.examine import WINDOW_BYTES, WINDOW_ROWS, Progress, opened, queue_rows
 from gateway.broker.storage import schema
 from gateway.broker.storage.batch import StoredItem, reference_of
 from gateway.broker.storage.checksum import of_queue, seed
 from gateway.broker.storage.inventory import highest_id, lowest_id
-from gateway.broker.storage.large import PART_BYTES, part_id
+from gateway.broker.storage.large.format import PART_BYTES, part_id
 from gateway.broker.storage.reader import DatabaseError, QueueRows, Reader
 from gateway.common.net import reason
 
-_WINDOW_ROWS = 2000
-_WINDOW_BYTES = 8 << 20
 _INSERT = "INSERT INTO items (id, added_ms, expires_ms, data, checksum) VALUES (?, ?, ?, ?, ?)"
 
 
@@ -65,7 +63,7 @@ def _copy(source: sqlite3.Connection, path: Path, target: sqlite3.Connection, pr
         after, upto = lowest_id(queue.number), highest_id(queue.number)
         from_ = QueueRows(queue.number, seed(queue.name), unchecked)
         while after < upto:
-            window = reader.read(from_, after, upto, _WINDOW_ROWS, _WINDOW_BYTES)
+            window = reader.read(from_, after, upto, WINDOW_ROWS, WINDOW_BYTES)
             after = window.upto
             target.execute("BEGIN")
             for item in window.items:

@@ -15,13 +15,13 @@ from collections.abc import Iterable
 from gateway.broker.storage import checksum
 from gateway.broker.storage.batch import LargeItem, StoredItem
 from gateway.broker.storage.inventory import StoredQueue, highest_id, lowest_id
-from gateway.broker.storage.large import Reference
+from gateway.broker.storage.large.format import Reference
 from gateway.broker.storage.reader import WINDOW_BYTES, WINDOW_ITEMS, QueueRows, Window
 from gateway.common.counted import counted
 
 log = logging.getLogger(__name__)
 
-LARGE_BYTES = 1 << 18
+SUMMED_BYTES = 1 << 18
 """A larger item is summed by the thread that writes it, without the interpreter's lock: 60 MiB take 20 to 60 ms."""
 _LOW_ITEMS = WINDOW_ITEMS // 2
 _DAMAGE_LINES = 5
@@ -79,7 +79,7 @@ class Backlog:
         if self.last_id >= self._highest_id:
             raise OverflowError(f"queue {self._name!r} has used up its ids")
         self.last_id += 1
-        large = len(data) > LARGE_BYTES
+        large = len(data) > SUMMED_BYTES
         if reference is not None:
             return LargeItem(self.last_id, added_ms, expires_ms, data, seed=self.seed, reference=reference)
         sum_ = ~self.seed if large else checksum.of_item(self.seed, self.last_id, added_ms, expires_ms, data)

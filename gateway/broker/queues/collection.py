@@ -14,8 +14,8 @@ from gateway.broker.queues.queue import PersistentQueue
 from gateway.broker.storage.batch import StoredItem, Ticket, Unchecked
 from gateway.broker.storage.committer import Committer
 from gateway.broker.storage.inventory import LAST_NUMBER, Inventory, StoredQueue
-from gateway.broker.storage.large import LARGE_BYTES
-from gateway.broker.storage.large_work import LatePut
+from gateway.broker.storage.large.format import LARGE_BYTES
+from gateway.broker.storage.large.work import LatePut
 
 log = logging.getLogger(__name__)
 

@@ -25,7 +25,7 @@ from gateway.broker.queues.reads import Delivery, OpenItem, OpenReads, ReadMode,
 from gateway.broker.queues.waiters import Waiters
 from gateway.broker.storage.batch import ItemOwner, Purge, StoredItem, Ticket, reference_of
 from gateway.broker.storage.inventory import StoredQueue, highest_id, lowest_id
-from gateway.broker.storage.large import Reference
+from gateway.broker.storage.large.format import Reference
 from gateway.broker.storage.reader import QueueRows, Window, WindowOwner
 
 

@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterator
 from typing import Protocol, TypeAlias
 
 from gateway.broker.storage.checksum import of_item
-from gateway.broker.storage.large import LARGE_BYTES, Reference
+from gateway.broker.storage.large.format import LARGE_BYTES, Reference
 
 SEQUENCE_BITS = 40
 """An item's id is its queue's number in the upper bits and its position in the lower: a queue is one range of a

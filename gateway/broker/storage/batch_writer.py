@@ -12,8 +12,8 @@ from pathlib import Path
 from gateway.broker.storage import checksum, schema
 from gateway.broker.storage.batch import Batch, Purge, Row, Unchecked
 from gateway.broker.storage.inventory import highest_id, lowest_id
-from gateway.broker.storage.large import IS_LARGE, SIZE, unpack
-from gateway.broker.storage.parts import Parts
+from gateway.broker.storage.large.format import IS_LARGE, SIZE, unpack
+from gateway.broker.storage.large.parts import Parts
 from gateway.broker.storage.transaction import transaction
 from gateway.common import wal
 
@@ -24,7 +24,7 @@ _CHECKSUM_ROWS = 2000
 _CHECKSUM_BYTES = 4 << 20
 _CHUNKS = (512, 128, 64, 32, 16, 8, 4, 2, 1)
 _ITEM_FIELDS = 5
-_LARGE_BYTES = 1 << 20
+_UNBOUND_BYTES = 1 << 20
 _MOVE = "UPDATE items SET id = ?, added_ms = ?, expires_ms = ?, checksum = ? WHERE id = ?"
 _COUNT = f"SELECT count(*), coalesce(sum({SIZE}), 0) FROM items WHERE id BETWEEN ? AND ?"
 _SLICE = (
@@ -82,7 +82,7 @@ class BatchWriter:
             if freed:
                 self._parts.release(freed)
         self._mark.write()
-        if batch.put_bytes > _LARGE_BYTES:
+        if batch.put_bytes > _UNBOUND_BYTES:
             self._unbind(len(batch.rows) // _ITEM_FIELDS)
         return Outcome(None, None, unfinished, unchecked, freed=tuple(freed))
 

@@ -1,7 +1,7 @@
 """Group commit: collects the changes of the loop, has them written, and settles the tickets. Runs only on the loop.
 
 While batch n is written, batch n + 1 collects; everything that arrives in the meantime shares one transaction. One call
-reports a commit to the loop. If there are large items to write or to delete (large_work.py), batches and their parts
+reports a commit to the loop. If there are large items to write or to delete (large/work.py), batches and their parts
 alternate, so a batch waits for one part at most.
 
 If the disk fails a put (full, read-only, I/O error) the committer is in trouble: it keeps the reason, refuses new puts
@@ -19,7 +19,7 @@ from typing import Final, Protocol
 
 from gateway.broker.storage.batch import Batch, ItemOwner, Purge, StoredItem, Ticket, Unchecked, reference_of
 from gateway.broker.storage.batch_writer import Outcome
-from gateway.broker.storage.large_work import LargeWork, LatePut, PartThreads
+from gateway.broker.storage.large.work import LargeWork, LatePut, PartThreads
 from gateway.broker.storage.reader import QueueRows, WindowOwner
 from gateway.common.histogram import Histogram
 

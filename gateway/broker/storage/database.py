@@ -22,8 +22,8 @@ from gateway.broker.storage import inventory, opening, schema
 from gateway.broker.storage.batch import Batch, Purge, Unchecked
 from gateway.broker.storage.batch_writer import BatchWriter, Outcome
 from gateway.broker.storage.inventory import Inventory
-from gateway.broker.storage.large import LargeData
-from gateway.broker.storage.parts import PartOutcome, Parts
+from gateway.broker.storage.large.data import LargeData
+from gateway.broker.storage.large.parts import PartOutcome, Parts
 from gateway.broker.storage.reader import DatabaseError, Reader, UnusableFileError
 from gateway.broker.storage.reserve import BYTES as RESERVE_BYTES
 from gateway.broker.storage.reserve import Reserve

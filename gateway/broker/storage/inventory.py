@@ -13,7 +13,7 @@ from pathlib import Path
 
 from gateway.broker.storage import checksum, schema
 from gateway.broker.storage.batch import SEQUENCE_BITS, Purge
-from gateway.broker.storage.large import of_number
+from gateway.broker.storage.large.format import of_number
 
 log = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ from zlib import crc32
 
 from gateway.broker.storage import checksum, schema
 from gateway.broker.storage.batch import SEQUENCE_BITS, LargeItem, StoredItem
-from gateway.broker.storage.large import IS_LARGE, SEAL, Reference, part_id, unpack
+from gateway.broker.storage.large.format import IS_LARGE, SEAL, Reference, part_id, unpack
 
 WINDOW_ITEMS = 1024
 WINDOW_BYTES = 1 << 20

@@ -5,7 +5,7 @@
 1   items(id, added_ms, expires_ms, data), queues(number, name, items, bytes, ever), meta(key, value).
 2   items and queues have a checksum (checksum.py). Items from format 1 have ids up to `unchecked` of their queue, and
     no checksum at first: they get one while the broker serves, in slices.
-3   Large items have their bytes in `parts` (large.py). A file gets this format with its first large item, and format 2
+3   Large items have their bytes in `parts` (large/). A file gets this format with its first large item, and format 2
     again when the broker stops and no part is left.
 
 A change of format is one transaction, so a killed process leaves the old format or the new one. A new file is created

@@ -16,8 +16,8 @@ from typing import Any, TypeAlias
 from gateway.broker.storage.batch import Batch
 from gateway.broker.storage.batch_writer import Outcome
 from gateway.broker.storage.database import Database
-from gateway.broker.storage.large import LargeData
-from gateway.broker.storage.parts import PartOutcome
+from gateway.broker.storage.large.data import LargeData
+from gateway.broker.storage.large.parts import PartOutcome
 from gateway.broker.storage.reader import (
     WINDOW_BYTES,
     WINDOW_ITEMS,

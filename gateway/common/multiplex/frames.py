@@ -50,7 +50,7 @@ _KINDS: Final = frozenset(map(int, FrameKind))
 CARRIERS: Final = frozenset(map(int, (FrameKind.PUT, FrameKind.ITEM, FrameKind.PEEKED)))
 """The kinds of messages with items."""
 _DATA: Final = int(FrameKind.DATA)
-_HEAD_BYTES: Final = HEAD.size
+HEAD_BYTES: Final = HEAD.size
 
 
 class Frame(NamedTuple):
@@ -127,7 +127,7 @@ class FrameDecoder:
         view = self._view
         while True:
             start = self._start
-            at = start + _HEAD_BYTES
+            at = start + HEAD_BYTES
             if self._end < at:
                 return None
             size, kind, flags, id_ = HEAD.unpack_from(view, start)

@@ -15,7 +15,17 @@ from typing import Any, Final
 
 from gateway.common.shares import WHOLE
 
-from .frames import CARRIERS, FRAME_BYTES, HEAD, PAYLOAD_BYTES, BrokenFrameError, Frame, FrameDecoder, FrameKind, frame
+from .frames import (
+    CARRIERS,
+    FRAME_BYTES,
+    HEAD_BYTES,
+    PAYLOAD_BYTES,
+    BrokenFrameError,
+    Frame,
+    FrameDecoder,
+    FrameKind,
+    frame,
+)
 from .handler import FrameHandler
 from .messages import SHARE_UNITS, Greeting, pack_credit, unpack_credit, unpack_greeting
 from .outgoing import SOME_BYTES, Outgoing
@@ -30,7 +40,6 @@ WAITING_BYTES: Final = 1 << 20
 """While more than this waits to be sent, apart from large items, the connection is `blocked`."""
 _CREDIT_STEP: Final = CREDIT_BYTES // 4
 """Less than this is not given back."""
-_HEAD_BYTES: Final = HEAD.size
 _FIRST_MESSAGE: Final = int(FrameKind.PUT)
 """The kinds below it are for the connection itself."""
 
@@ -136,9 +145,9 @@ class FrameConnection(asyncio.BufferedProtocol):
                     self._control(message)
                 else:
                     if kind in CARRIERS:
-                        self._handled_items += _HEAD_BYTES + len(message.payload)
+                        self._handled_items += HEAD_BYTES + len(message.payload)
                     else:
-                        self._handled_operations += _HEAD_BYTES + len(message.payload)
+                        self._handled_operations += HEAD_BYTES + len(message.payload)
                     handle(message)
                 if monotonic() > until_s:
                     finished = False

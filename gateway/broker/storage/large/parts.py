@@ -1,4 +1,4 @@
-"""Writes and deletes the parts of large items, a few in each transaction (large.py). Uses the writer's connection."""
+"""Writes and deletes the parts of large items, a few in each transaction. Uses the writer's connection."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gateway.broker.storage import schema
-from gateway.broker.storage.large import LAST_NUMBER, PLACE_BITS, LargeData, last_part_id, of_number, part_id
+from gateway.broker.storage.large.data import LargeData
+from gateway.broker.storage.large.format import LAST_NUMBER, PLACE_BITS, last_part_id, of_number, part_id
 from gateway.broker.storage.transaction import transaction
 from gateway.common import wal
 

@@ -15,8 +15,9 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Final, Protocol, TypeAlias
 
 from gateway.broker.storage.batch import ItemOwner, Ticket
-from gateway.broker.storage.large import LARGE_BYTES, LargeData, Reference
-from gateway.broker.storage.parts import PartOutcome
+from gateway.broker.storage.large.data import LargeData
+from gateway.broker.storage.large.format import LARGE_BYTES, Reference
+from gateway.broker.storage.large.parts import PartOutcome
 
 log = logging.getLogger(__name__)
 

@@ -1,0 +1,1 @@
+"""Large items: stored in parts, between which other items are written."""
