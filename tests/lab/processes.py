@@ -25,10 +25,11 @@ def group_lives(group: int) -> bool:
 def children_of(parent: int) -> dict[int, str]:
     """The child processes of a process: number and command line."""
     found = {}
-    for pid, fields in _stats():
-        if int(fields[1]) == parent:
-            with contextlib.suppress(OSError):
-                found[pid] = Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
+    with contextlib.suppress(OSError):  # it has ended
+        for children in Path(f"/proc/{parent}/task").glob("*/children"):
+            for pid in map(int, children.read_text().split()):
+                with contextlib.suppress(OSError):
+                    found[pid] = Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
     return found
 
 

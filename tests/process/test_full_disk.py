@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import resource
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +10,8 @@ import httpx
 import pytest
 
 from tests.lab.gateway import Running, running
-from tests.process.test_supervisor import until
+from tests.lab.processes import children_of
+from tests.lab.waiting import until
 
 
 @pytest.fixture
@@ -23,12 +23,8 @@ def gateway(tmp_path: Path) -> Iterator[Running]:
 
 def broker_pid(gateway: Running) -> int:
     """The broker's process."""
-    for status in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            parent = int(status.read_text().rpartition(")")[2].split()[1])
-            if parent == gateway.process.pid and "gateway.broker" in (status.parent / "cmdline").read_text():
-                return int(status.parent.name)
-    raise AssertionError("there is no broker")
+    (pid,) = [pid for pid, command in children_of(gateway.process.pid).items() if "gateway.broker" in command]
+    return pid
 
 
 def limit_files(pid: int, size: int | None) -> None:
@@ -63,6 +59,6 @@ def test_what_cannot_be_written_is_refused_and_nothing_is_unknown(gateway: Runni
         assert http.get("/readyz").status_code == 200
         limit_files(pid, None)
         assert http.post(again["lease"]["url"] + "/ack").status_code == 204
-        until(lambda: http.post("/queues/q/jobs", content=b"3").status_code == 201, 30)
+        until(lambda: http.post("/queues/q/jobs", content=b"3").status_code == 201)
         assert http.get("/queues/q").json()["items"] == 1
     assert "is lost" not in gateway.log.read_text()

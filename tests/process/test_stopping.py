@@ -15,7 +15,8 @@ from tests.lab import plain
 from tests.lab.memcache import MemcacheClient
 from tests.lab.ports import free_port
 from tests.lab.processes import group_lives
-from tests.process.test_supervisor import Serve, serve, until
+from tests.lab.waiting import until
+from tests.process.test_supervisor import Serve, serve
 
 __all__ = ["serve"]  # the fixture
 
@@ -26,7 +27,7 @@ HALF_SENT = b"POST /queues/q/jobs HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length:
 def stop(one: Serve, number: signal.Signals) -> None:
     """Signals the whole group and waits until none of it is left, for half of the grace at most."""
     os.killpg(one.process.pid, number)
-    until(lambda: one.process.poll() is not None and not group_lives(one.process.pid), GRACE_S / 2)
+    until(lambda: one.process.poll() is not None and not group_lives(one.process.pid), within_s=GRACE_S / 2)
     assert one.process.returncode == 0
 
 
@@ -65,11 +66,11 @@ def test_a_slow_broker_has_its_own_time_after_the_grace(serve: Callable[..., Ser
     assert plain.get(f"{url}/queues/q/next", timeout=5).status_code == 200
     with contextlib.closing(MemcacheClient(f"127.0.0.1:{port}")) as client:
         one.process.terminate()
-        until(lambda: "draining, at most" in one.text(), 30)
+        until(lambda: "draining, at most" in one.text())
         for _ in range(100):  # turns of the broker's loop, in one of which it reads its channel
             assert client.ask(b"version\r\n").startswith(b"VERSION")
     os.kill(broker, signal.SIGSTOP)
-    until(lambda: not any("gateway.process.worker" in each for each in one.children().values()), 30)
+    until(lambda: not any("gateway.process.worker" in each for each in one.children().values()))
     with pytest.raises(subprocess.TimeoutExpired):
         one.process.wait(1)
     os.kill(broker, signal.SIGCONT)

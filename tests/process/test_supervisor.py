@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import re
@@ -16,11 +17,14 @@ from pathlib import Path
 import httpx
 import pytest
 
+from gateway.common.channel import GROUP_SIGNALS
 from tests.lab import plain
+from tests.lab.examples import examples
 from tests.lab.forkserver import SERVER, ForkedProcess
 from tests.lab.lifeline import lifeline, tied
 from tests.lab.ports import free_port
 from tests.lab.processes import START_S, children_of, group_lives
+from tests.lab.waiting import until
 
 TINY = "tests.process.tiny_app:create_app"
 # Children do not look for modules in the working directory; the tiny application is to be found all the same.
@@ -32,6 +36,7 @@ class Serve:
     """One `serve` in a process group of its own. executed: it starts as a user's does, with all its imports."""
 
     process: subprocess.Popen[bytes]
+    first_text: str  # what it had logged when it was ready
 
     def __init__(self, logs: Path, data: Path, *flags: str, port: int | None = None, executed: bool = False) -> None:
         self.port = port or free_port()
@@ -45,8 +50,9 @@ class Serve:
 
     def ready(self) -> Serve:
         """Returns when every child serves."""
-        until(lambda: "ready: http://" in self.text() or self.process.poll() is not None, START_S)
-        assert self.process.poll() is None, self.text()
+        until(lambda: "ready: http://" in self.text() or self.process.poll() is not None, within_s=START_S)
+        self.first_text = self.text()
+        assert self.process.poll() is None, self.first_text
         return self
 
     def text(self) -> str:
@@ -73,15 +79,6 @@ class Serve:
         self.process.wait()
 
 
-def until(condition: Callable[[], bool], within_s: float) -> float:
-    """Waits for something another process does; returns how long it took."""
-    began = time.monotonic()
-    while not condition():
-        assert time.monotonic() - began < within_s, "it did not happen in time"
-        time.sleep(0.005)
-    return time.monotonic() - began
-
-
 @pytest.fixture
 def serve(tmp_path: Path) -> Iterator[Callable[..., Serve]]:
     """Starts `serve` on the test's own data directory, and ends what is left afterwards."""
@@ -98,11 +95,25 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Serve]]:
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
-    """One with its defaults, for tests that leave it alive."""
+    """One with its defaults, executed, for tests that leave it alive.
+
+    Each child gets the group's signals in the first moment of its life. In the end the supervisor is killed, and no
+    process is left.
+    """
     folder = tmp_path_factory.mktemp("shared")
     one = Serve(folder, folder / "data", executed=True)
     try:
+        known: set[int] = set()
+        for _ in ("broker", "worker"):
+            until(lambda: one.children().keys() - known)
+            (new,) = one.children().keys() - known
+            for number in GROUP_SIGNALS:
+                os.kill(new, number)
+            known.add(new)
         yield one.ready()
+        one.process.kill()
+        one.process.wait()
+        until(lambda: not group_lives(one.process.pid))
     finally:
         one.end()
 
@@ -122,14 +133,15 @@ ENDS: dict[str, Callable[[int], object]] = {
 
 def test_nothing_is_left_and_the_next_one_starts(serve: Callable[..., Serve]) -> None:
     """No process is left, even with a poll parked; the next one starts on the same port and directory."""
-    one, children = serve("--workers", "2", executed=True).ready(), 3
+    one, children = serve("--workers", "2").ready(), 3
     for how, end in ENDS.items():
         assert len(one.children()) == children
         with socket.create_connection(("127.0.0.1", one.port)) as poll:
             poll.sendall(b"GET /queues/q/next?timeout=60 HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
             assert one.get("/livez").status_code == 200
             end(one.process.pid)
-            until(lambda one=one: one.process.poll() is not None and not group_lives(one.process.pid), 30)  # type: ignore[misc]
+            one.process.wait(30)
+            until(lambda one=one: not group_lives(one.process.pid))  # type: ignore[misc]
         assert one.process.returncode == (-signal.SIGKILL if "kill -9" in how else 0), how
         one, children = serve(port=one.port).ready(), 2
     assert one.get("/livez").status_code == 200
@@ -138,27 +150,38 @@ def test_nothing_is_left_and_the_next_one_starts(serve: Callable[..., Serve]) ->
 def test_next_one_starts_at_once_after_kill_9(serve: Callable[..., Serve]) -> None:
     """Started in the moment the supervisor is killed, the next one waits for the last child and serves."""
     running = serve().ready()
-    for _ in range(2):
+    for _ in range(examples(2, fewest=1)):
         running.process.kill()
         running = serve(port=running.port).ready()
 
 
 def test_kill_9_in_the_middle_of_a_start_leaves_nothing(serve: Callable[..., Serve]) -> None:
-    """Children that are still importing end as well."""
-    for wait_s in (0.12, 0.2, 0.3, 0.45):
-        one = serve(executed=True)
-        time.sleep(wait_s)  # how far the start has come is what varies here
-        one.process.kill()
-        one.process.wait()
-        until(lambda one=one: not group_lives(one.process.pid), 30)  # type: ignore[misc]
-
-
-def test_a_start_can_be_stopped(serve: Callable[..., Serve]) -> None:
-    """SIGTERM before it is ready ends it in order."""
+    """A child that is still importing ends as well."""
     one = serve(executed=True)
-    until(lambda: "INFO supervisor" in one.text(), 30)
-    one.process.terminate()
+    until(one.children)
+    one.process.kill()
+    one.process.wait()
+    until(lambda: not group_lives(one.process.pid))
+
+
+@contextlib.contextmanager
+def locked(data: Path) -> Iterator[None]:
+    """The broker of this new directory does not get ready in the block: it waits for its lock, for 3 s."""
+    data.mkdir(mode=0o700)
+    with (data / "broker.lock").open("wb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        yield
+
+
+def test_a_start_can_be_stopped(serve: Callable[..., Serve], tmp_path: Path) -> None:
+    """SIGTERM before it is ready ends it in order."""
+    with locked(tmp_path / "data"):
+        one = serve()
+        until(lambda: any("gateway.broker" in command for command in one.children().values()))
+        one.process.terminate()
+        until(lambda: "draining" in one.text())
     assert one.process.wait(20) == 0
+    assert "ready:" not in one.text()
     assert not group_lives(one.process.pid)
 
 
@@ -167,7 +190,7 @@ def test_term_drains(serve: Callable[..., Serve]) -> None:
     one = serve("--app", TINY, *NOBODY).ready()
     with socket.create_connection(("127.0.0.1", one.port)) as parked:
         parked.sendall(b"GET /park HTTP/1.1\r\nHost: a\r\n\r\n")
-        until(lambda: "parked=1" in one.get("/seen").text, 30)
+        until(lambda: "parked=1" in one.get("/seen").text)
         one.process.terminate()
         assert parked.recv(1000).startswith(b"HTTP/1.1 204 ")
         assert one.process.wait(20) == 0
@@ -179,9 +202,9 @@ def test_second_signal_stops_at_once(serve: Callable[..., Serve], second: signal
     one = serve("--app", "tests.process.tiny_app:create_stubborn_app", *NOBODY, "--grace", "30").ready()
     with socket.create_connection(("127.0.0.1", one.port)) as parked:
         parked.sendall(b"GET /park HTTP/1.1\r\nHost: a\r\n\r\n")
-        until(lambda: "parked=1" in one.get("/seen").text, 30)
+        until(lambda: "parked=1" in one.get("/seen").text)
         one.process.terminate()
-        until(lambda: "draining" in one.text(), 30)
+        until(lambda: "draining" in one.text())
         with pytest.raises(subprocess.TimeoutExpired):
             one.process.wait(0.5)
         one.process.send_signal(second)
@@ -194,7 +217,7 @@ def test_grace_ends_a_drain(serve: Callable[..., Serve]) -> None:
     one = serve("--app", "tests.process.tiny_app:create_stubborn_app", *NOBODY, "--grace", "0.3").ready()
     with socket.create_connection(("127.0.0.1", one.port)) as parked:
         parked.sendall(b"GET /park HTTP/1.1\r\nHost: a\r\n\r\n")
-        until(lambda: "parked=1" in one.get("/seen").text, 30)
+        until(lambda: "parked=1" in one.get("/seen").text)
         one.process.terminate()
         assert one.process.wait(20) == 0
 
@@ -216,20 +239,31 @@ def test_dead_broker_is_replaced(shared: Serve) -> None:
     job = plain.post(f"http://127.0.0.1:{one.port}/queues/q/jobs", content=b"x", timeout=30)
     assert job.status_code == 201
     os.kill(one.child("gateway.broker"), signal.SIGKILL)
-    until(lambda: one.get("/queues/q/next?timeout=1").status_code == 200, 30)
+    until(lambda: one.get("/queues/q/next?timeout=1").status_code == 200)
     assert one.child("gateway.process.worker") == worker
 
 
-@pytest.mark.parametrize("module", ["gateway.broker", "gateway.process.worker"])
-def test_a_child_that_is_killed_in_its_first_start_is_started_again(serve: Callable[..., Serve], module: str) -> None:
+def test_children_that_are_killed_in_their_first_start_are_started_again(
+    serve: Callable[..., Serve], tmp_path: Path
+) -> None:
     """It is a death like any other: the gateway comes up, and ends in order."""
-    one = serve(executed=True)
-    until(lambda: any(module in command for command in one.children().values()), 60)
-    os.kill(next(pid for pid, command in one.children().items() if module in command), signal.SIGKILL)
+
+    def kill(module: str) -> None:
+        until(lambda: any(module in command for command in one.children().values()))
+        os.kill(one.child(module), signal.SIGKILL)
+
+    with locked(tmp_path / "data"):
+        hold = tmp_path / "data" / "hold"
+        hold.touch()
+        one = serve("--app", "tests.process.tiny_app:create_late_app")
+        kill("gateway.broker")
+    kill("gateway.process.worker")
+    until(lambda: "worker-0 died (signal 9); restarting it in 0.1 s" in one.text())
+    assert "broker died (signal 9); restarting it in 0.1 s" in one.text()
     assert "ready:" not in one.text()
+    hold.unlink()
     one.ready()
-    assert "died (signal 9); restarting it in 0.1 s" in one.text()
-    until(lambda: one.get("/readyz").status_code == 200, 30)  # the worker that started again asks Kestrel, too
+    until(lambda: one.get("/readyz").status_code == 200)  # the worker that started again asks Kestrel, too
     one.process.terminate()
     assert one.process.wait(30) == 0
 
@@ -242,18 +276,14 @@ def test_children_ignore_the_group_signals(shared: Serve) -> None:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             os.kill(pid, number)
     one.process.send_signal(signal.SIGHUP)
-    until(lambda: "worker-0: reload" in one.text(), 30)
+    until(lambda: "worker-0: reload" in one.text())
     assert one.get("/livez").status_code == 200
     assert one.children() == children
 
 
-def test_signal_cannot_kill_a_child_that_just_started(serve: Callable[..., Serve]) -> None:
+def test_signal_cannot_kill_a_child_that_just_started(shared: Serve) -> None:
     """From its first instant a child is deaf to the group's signals, before its own code can say so."""
-    one = serve("--app", TINY, *NOBODY, executed=True)
-    until(lambda: bool(one.children()), 30)
-    for pid in one.children():
-        os.kill(pid, signal.SIGTERM)
-    one.ready()
+    assert "died" not in shared.first_text
 
 
 def test_broker_does_not_inherit_the_port(shared: Serve) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -186,3 +187,12 @@ def create_stubborn_app(settings: Any, context: Any) -> StubbornApp:
 def create_broken_app(settings: Any, context: Any) -> TinyApp:
     """An application that cannot be made."""
     raise ValueError("on purpose")
+
+
+def create_late_app(settings: Any, context: Any) -> Any:
+    """The gateway's own application, which is not made before the file `hold` in the data directory is removed."""
+    from gateway.app import create_app as create_gateway
+
+    while (settings.data / "hold").exists():
+        time.sleep(0.01)
+    return create_gateway(settings, context)
