@@ -22,6 +22,8 @@ ROOT = Path(__file__).resolve().parents[2]
 KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "COVERAGE_PROCESS_CONFIG")
 COMMAND = (sys.executable, "-m", "gateway")
 """The program as a process, in `environment`."""
+NOWHERE = ("--data", "/dev/null/data")
+"""No gateway can start there: `serve` in this process ends, too, if it does not refuse what it should."""
 
 
 def environment(url: str, **variables: str) -> dict[str, str]:

@@ -12,7 +12,7 @@ import pytest
 
 from gateway import __version__, cli
 from gateway.settings import Settings
-from tests.lab.commands import Commands
+from tests.lab.commands import NOWHERE, Commands
 from tests.lab.forkserver import ForkedProcess
 from tests.lab.lifeline import lifeline, tied
 
@@ -114,7 +114,7 @@ def test_flags_and_variables_reach_the_settings(monkeypatch: pytest.MonkeyPatch)
 )
 def test_bad_value_is_one_line(flag: str, value: str) -> None:
     """It names the flag, and nothing is started."""
-    result = run("serve", flag, value)
+    result = in_process("serve", *NOWHERE, flag, value)
     assert result.returncode == 2
     assert result.stdout == ""
     assert len(result.stderr.splitlines()) == 1
@@ -123,7 +123,7 @@ def test_bad_value_is_one_line(flag: str, value: str) -> None:
 
 def test_broker_listen_needs_an_embedded_broker() -> None:
     """With --kestrel there is none: one line, exit code 2."""
-    result = run("serve", "--kestrel", "127.0.0.1:22133", "--broker-listen", "127.0.0.1:22134")
+    result = in_process("serve", *NOWHERE, "--kestrel", "127.0.0.1:22133", "--broker-listen", "127.0.0.1:22134")
     assert result.returncode == 2
     assert result.stderr == (
         "kestrel-gateway: broker-listen: there is no embedded broker with --kestrel; remove one of the two\n"
@@ -133,19 +133,19 @@ def test_broker_listen_needs_an_embedded_broker() -> None:
 def test_broker_listens_beyond_loopback_only_when_told() -> None:
     """The memcache protocol has no authentication: refused in one line without --no-auth, in both commands."""
     for listen in ("0.0.0.0:0", "[::]:0", "nowhere.invalid:0"):
-        result = run("broker", "--data", "/dev/null/x", "--listen", "127.0.0.1:0", "--listen", listen)
+        result = in_process("broker", *NOWHERE, "--listen", "127.0.0.1:0", "--listen", listen)
         assert result.returncode == 2
         assert len(result.stderr.splitlines()) == 1
         assert "the memcache protocol has no authentication" in result.stderr
     for allowed in (["--listen", "0.0.0.0:0", "--no-auth"], ["--listen", "[::1]:0"], ["--listen", "localhost:0"]):
-        assert "data directory" in run("broker", "--data", "/dev/null/x", *allowed).stderr
+        assert "data directory" in run("broker", *NOWHERE, *allowed).stderr
     Settings(broker_listen="0.0.0.0:1", no_auth=True)
     Settings(broker_listen="localhost:1")
 
 
 def test_bad_variable_is_one_line() -> None:
     """The same for the environment."""
-    result = run("serve", KESTREL_GATEWAY_PORT="x")
+    result = in_process("serve", *NOWHERE, KESTREL_GATEWAY_PORT="x")
     assert result.returncode == 2
     assert result.stderr == "kestrel-gateway: Invalid value for '--port': 'x' is not a whole number\n"
 
@@ -173,7 +173,7 @@ def test_command_can_come_from_the_environment() -> None:
 def test_broker_is_the_brokers_own_command() -> None:
     """Its flags, its help, its errors."""
     assert "--listen" in in_process("broker", "--help").stdout
-    result = run("broker", "--listen", "nonsense")
+    result = in_process("broker", *NOWHERE, "--listen", "nonsense")
     assert result.returncode == 2
     assert len(result.stderr.splitlines()) == 1
 
@@ -201,7 +201,7 @@ def test_healthcheck_tells_ready_from_not() -> None:
             thread = threading.Thread(target=serve)
             thread.start()
             port = str(listener.getsockname()[1])
-            result = run("healthcheck", KESTREL_GATEWAY_PORT=port, http_proxy="http://127.0.0.1:1")
+            result = in_process("healthcheck", KESTREL_GATEWAY_PORT=port, http_proxy="http://127.0.0.1:1")
             thread.join()
             return f"{result.returncode} {result.stdout or result.stderr}"
 
@@ -213,7 +213,7 @@ def test_healthcheck_tells_ready_from_not() -> None:
 
 def test_unknown_variables_are_named_with_the_nearest() -> None:
     """A misspelt setting has no effect, so a line says so. What tests and Kubernetes set is no setting."""
-    result = run(
+    result = in_process(
         "check",
         KESTREL_GATEWAY_MAX_LEASSE="3",
         KESTREL_GATEWAY_BROKER_DAAT="x",

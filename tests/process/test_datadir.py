@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from gateway.process.datadir import KEY_BYTES, SOCKET_PATH_BYTES, DataDirectory, StartError
-from tests.lab.commands import COMMAND, run_process
+from tests.lab.commands import NOWHERE, Commands
 from tests.lab.gateway import running
 
 
@@ -119,13 +119,13 @@ def test_a_file_that_every_user_may_write_is_refused(tmp_path: Path, flag: str) 
     """It decides who may do what: one line says so, and the gateway does not start."""
     file = tmp_path / "file"
     file.write_text(FILES_THAT_DECIDE[flag])
-    command = [*COMMAND, "serve", "--port", "0", "--data", str(tmp_path / "data"), flag, str(file)]
+    command = ["serve", *NOWHERE, flag, str(file)]
     if flag == "--cluster-secret-file":
         command += ["--advertise", "http://127.0.0.1:1"]
     file.chmod(0o646)
-    done = run_process(command)
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert "every user may write it (mode 0646): chmod o-w it" in done.stderr
+    done = Commands("http://127.0.0.1:9")(*command)
+    assert (done.returncode, done.stderr.count(b"\n")) == (2, 1)
+    assert b"every user may write it (mode 0646): chmod o-w it" in done.stderr
 
 
 def test_stale_sockets_are_removed(tmp_path: Path) -> None:

@@ -15,28 +15,26 @@ from pathlib import Path
 import pytest
 
 from tests.lab import plain
+from tests.lab.forkserver import ForkedProcess
 from tests.lab.lifeline import lifeline, tied
+from tests.lab.waiting import until
 
-STARTER = """
-import os, sys
-os.dup2(int(sys.argv[1]), 3)
-os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS=sys.argv[2])
-os.execv(sys.argv[3], sys.argv[3:])
-"""
+ROOT = Path(__file__).resolve().parents[2]
+TINY = ("--app", "tests.process.tiny_app:create_app", "--kestrel", "127.0.0.1:1")
 
 
 def start(
-    folder: Path, listener: socket.socket, *, count: str = "1", notified: Path | None = None
+    folder: Path, listener: socket.socket, *flags: str, count: str = "1", notified: Path | None = None
 ) -> subprocess.Popen[str]:
     """`serve` as systemd starts it: the socket is descriptor 3."""
-    serve = tied("gateway", "serve", "--data", str(folder / "data"), "--log-level", "warning")
-    return subprocess.Popen(
-        [sys.executable, "-c", STARTER, str(listener.fileno()), count, *serve],
+    serve = ["serve", "--data", str(folder / "data"), "--log-level", "warning", *flags]
+    return ForkedProcess(
+        tied("tests.process.as_systemd", str(listener.fileno()), count, *serve),
         stdin=lifeline(),
         stderr=subprocess.PIPE,
         text=True,
         pass_fds=[listener.fileno()],
-        env=os.environ | ({"NOTIFY_SOCKET": str(notified)} if notified else {}),
+        env=os.environ | {"PYTHONPATH": str(ROOT)} | ({"NOTIFY_SOCKET": str(notified)} if notified else {}),
     )
 
 
@@ -54,16 +52,17 @@ def test_it_serves_the_socket_and_tells_its_states(short_path: Path, listener: s
         manager.settimeout(30)
         port = listener.getsockname()[1]
         early = socket.create_connection(("127.0.0.1", port), 30)
-        early.sendall(b"GET /livez HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
-        with start(short_path, listener, notified=short_path / "notify") as process, early:
+        early.sendall(b"GET /pid HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
+        with start(short_path, listener, *TINY, notified=short_path / "notify") as process, early:
             try:
                 assert manager.recv(100) == b"READY=1"
                 assert early.recv(12) == b"HTTP/1.1 200"
-                url = f"http://127.0.0.1:{port}/queues/q"
-                assert plain.post(f"{url}/jobs", content=b"1").status_code == 201
-                assert plain.get(f"{url}/next").status_code == 200
-                process.send_signal(signal.SIGTERM)
-                assert manager.recv(100) == b"STOPPING=1"
+                with socket.create_connection(("127.0.0.1", port), 30) as parked:
+                    parked.sendall(b"GET /park HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+                    until(lambda: "parked=1" in plain.get(f"http://127.0.0.1:{port}/seen").text)
+                    process.send_signal(signal.SIGTERM)
+                    assert manager.recv(100) == b"STOPPING=1"
+                    assert parked.recv(12) == b"HTTP/1.1 204"
                 assert process.wait(20) == 0
             finally:
                 process.kill()

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from tests.api.test_jobs import waiters
-from tests.lab.commands import COMMAND, run_process
+from tests.lab.commands import NOWHERE, Commands
 from tests.lab.gateway import Running
 from tests.lab.waiting import until
 
@@ -122,8 +122,9 @@ def test_clients_show_certificates(tmp_path, files):
         ),
     ],
 )
-def test_wrong_files_are_refused(files, tmp_path, flags, message):
+def test_wrong_files_are_refused(files, monkeypatch, flags, message):
     """One line and exit code 2, before anything starts."""
-    done = run_process([*COMMAND, "serve", "--port", "0", "--data", str(tmp_path / "data"), *flags], cwd=files)
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert message in done.stderr
+    monkeypatch.chdir(files)
+    done = Commands("http://127.0.0.1:9")("serve", *NOWHERE, *flags)
+    assert (done.returncode, done.stderr.count(b"\n")) == (2, 1)
+    assert message.encode() in done.stderr
