@@ -18,6 +18,8 @@ from tests.process.tiny_app import answer as respond
 PARK = b"GET /park HTTP/1.1\r\nHost: a\r\n\r\n"
 PARK_PLAIN = b"GET /park_plain HTTP/1.1\r\nHost: a\r\n\r\n"
 ECHO = b"GET /echo HTTP/1.1\r\nHost: a\r\n\r\n"
+LONG_ECHO = ECHO[:-2] + b"X: " + b"x" * 500 + b"\r\n\r\n"
+"""Fills what is held with a hundred requests, not with thousands."""
 POST_ECHO = b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: "
 
 
@@ -88,9 +90,9 @@ def test_held_requests_are_served_when_the_parked_one_ends() -> None:
     """What was held is read afterwards and in order."""
 
     async def test(server: Server) -> None:
-        count = HELD_BYTES // len(ECHO)
+        count = HELD_BYTES // len(LONG_ECHO)
         async with server.client() as client:
-            client.send(PARK + ECHO * count)
+            client.send(PARK + LONG_ECHO * count)
             await server.counted("parked", 1)
             server.app.begin_drain()
             async with asyncio.timeout(10):
@@ -128,8 +130,8 @@ def test_a_long_pipeline_of_quick_requests_is_served_whole() -> None:
 
     async def test(server: Server) -> None:
         async with server.client() as client:
-            count = 5 * HELD_BYTES // len(ECHO)
-            client.send(ECHO * count)
+            count = 5 * HELD_BYTES // len(LONG_ECHO)
+            client.send(LONG_ECHO * count)
             async with asyncio.timeout(60):
                 for _ in range(count):
                     assert (await client.response())[0] == 200

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 import socket
 import struct
-import time
 from collections.abc import Callable
 
 import httpx
 import pytest
 
+from tests.lab.examples import examples
 from tests.lab.gateway import Running
+from tests.lab.waiting import until
 from tests.process.serving import Server, problem, serving
 
-ROUNDS = 50
+ROUNDS = examples(50)
 PARK = b"GET /park HTTP/1.1\r\nHost: a\r\n\r\n"
 ECHO = b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc"
 PLAIN = b"GET /echo HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -41,22 +41,13 @@ def test_no_job_is_stranded_behind_a_large_pipelined_request(
     for turn in range(ROUNDS):
         with socket.create_connection(("127.0.0.1", gateway.port)) as client:
             client.sendall(poll + large)
-            _until_parked(http, queue)
+            until(lambda: http.get(f"/queues/{queue}?missing=zero").json()["waiters"])
             if how == "RST":
                 client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         assert http.post(f"/queues/{queue}/jobs", content=b"%d" % turn).status_code == 201
         answer = http.get(f"/queues/{queue}/next?timeout=2&lease=600")
         assert answer.status_code == 200, f"stranded in round {turn}"
         assert http.post(answer.json()["lease"]["url"] + "/ack").status_code == 204
-
-
-def _until_parked(http: httpx.Client, queue: str) -> None:
-    deadline = time.monotonic() + 60
-    while True:
-        with contextlib.suppress(KeyError):
-            if http.get(f"/queues/{queue}?missing=zero").json()["waiters"]:
-                return
-        assert time.monotonic() < deadline, "the poll did not park"
 
 
 def _half_closed(port: int, request: bytes) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import re
 import socket
 import struct
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.lab.gateway import running
+from tests.lab.waiting import until
 from tests.process.serving import Server, serving
 
 SO_ATTACH_FILTER = 26  # Source: Linux include/uapi/asm-generic/socket.h
@@ -86,10 +88,11 @@ def test_a_cut_off_consumer_costs_no_job(tmp_path: Path, workers: str) -> None:
             assert gateway.ready()
         for poll in polls:
             cut_off(poll)
-        deadline_s = time.monotonic() + 40
-        while gateway.log.read_text().count("code=client-gone") + gateway.log.read_text().count("status=204") < 10:
-            assert time.monotonic() < deadline_s, gateway.log.read_text()
-            time.sleep(0.02)
+        until(
+            lambda: len(re.findall("code=client-gone|status=204", gateway.log.read_text())) >= 10,
+            gateway.log.read_text,
+            within_s=40,
+        )
         for number in range(10):
             http.post("/queues/q/jobs", json=number)
             answer = http.get("/queues/q/next?timeout=5")
