@@ -5,16 +5,17 @@ import http.client as http_client
 import shutil
 import ssl
 import subprocess
-import sys
 
 import httpx
 import pytest
 
 from tests.api.test_jobs import waiters
+from tests.lab import plain
 from tests.lab.commands import NOWHERE, Commands
 from tests.lab.gateway import Running
 from tests.lab.waiting import until
 
+command = Commands("http://127.0.0.1:9")
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="there is no openssl to make a certificate")
 
 
@@ -38,6 +39,8 @@ class RunningTls(Running):
         super().__init__(data, *flags)
 
     def ready(self):
+        if "ready: https:" not in self.log.read_text():
+            return False
         return httpx.get(self.url + "/readyz", timeout=10, verify=self.verify).status_code == 200
 
 
@@ -80,13 +83,8 @@ def test_https_is_served(tmp_path, files):
             assert connection.getresponse().status == 413
         assert "Traceback" not in gateway.log.read_text()
         with pytest.raises(httpx.HTTPError):
-            httpx.get(gateway.url.replace("https", "http") + "/livez")
-        checked = subprocess.run(
-            [sys.executable, "-m", "gateway", "healthcheck"],
-            env={"KESTREL_GATEWAY_PORT": str(gateway.port), "KESTREL_GATEWAY_SSL_CERTFILE": "any"},
-            capture_output=True,
-            text=True,
-        )
+            plain.get(gateway.url.replace("https", "http") + "/livez")
+        checked = command("healthcheck", KESTREL_GATEWAY_PORT=str(gateway.port), KESTREL_GATEWAY_SSL_CERTFILE="any")
         assert checked.returncode == 0, checked.stderr
         assert gateway.stop() == 0
     finally:
@@ -125,6 +123,6 @@ def test_clients_show_certificates(tmp_path, files):
 def test_wrong_files_are_refused(files, monkeypatch, flags, message):
     """One line and exit code 2, before anything starts."""
     monkeypatch.chdir(files)
-    done = Commands("http://127.0.0.1:9")("serve", *NOWHERE, *flags)
+    done = command("serve", *NOWHERE, *flags)
     assert (done.returncode, done.stderr.count(b"\n")) == (2, 1)
     assert message.encode() in done.stderr
