@@ -4,19 +4,20 @@ import os
 import re
 import sqlite3
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
+from unittest import mock
 
 import pytest
 
 from gateway.maintenance.backup import BackupError, back_up
 from tests.lab import plain
-from tests.lab.commands import run_process
-from tests.lab.forkserver import umask
+from tests.lab.commands import Commands
+from tests.lab.forkserver import ForkedProcess, umask
 from tests.lab.gateway import Running, running
+from tests.lab.waiting import until
 
 SECONDS = float(os.environ.get("KESTREL_GATEWAY_TEST_BACKUP_SECONDS", "0.5"))
 """How long jobs are enqueued before the backup and again during it. 30 is the long form."""
@@ -26,8 +27,10 @@ KEYED = {"Idempotency-Key": "k1", "Content-Type": "text/plain"}
 
 
 def command(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """`kestrel-gateway backup` with these arguments."""
-    return run_process([sys.executable, "-m", "gateway", "backup", *map(str, arguments)], 120)
+    """`kestrel-gateway backup` with these arguments, in this process; the check that it starts is forked."""
+    with mock.patch("subprocess.Popen", ForkedProcess):
+        done = Commands("http://127.0.0.1:9")("backup", *map(str, arguments))
+    return subprocess.CompletedProcess(arguments, done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
 class Producer:
@@ -113,18 +116,21 @@ def test_a_backup_under_load_has_every_job_of_before(gateway: Running, tmp_path:
 
 def test_a_backup_has_large_jobs(tmp_path: Path) -> None:
     """They are stored in parts, and one is being written during the backup; the copy is sound and delivers them."""
-    body = os.urandom(3 << 20)
+    body = os.urandom((2 << 20) + 1)  # one byte more than is stored in one piece
     kind = {"Content-Type": "application/octet-stream"}
 
     def write() -> None:
         with whole.client() as other:
-            other.post("/queues/more/jobs", content=body * 7, headers=kind)
+            other.post("/queues/more/jobs", content=body * 4, headers=kind)
 
     with running(tmp_path / "data", "--max-job-bytes", str(32 << 20)) as whole:
         with whole.client() as http:
             http.post("/queues/large/jobs", content=body, headers=kind).raise_for_status()
+            log = whole.data / "broker.sqlite-wal"
+            before = log.stat().st_mtime_ns
             writing = threading.Thread(target=write)
             writing.start()
+            until(lambda: log.stat().st_mtime_ns != before)
             result = command(tmp_path / "copy", "--data", whole.data)
             writing.join()
         assert result.returncode == 0, result.stderr

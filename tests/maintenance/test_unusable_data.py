@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.lab import plain
-from tests.lab.commands import run_process
+from tests.lab.commands import COMMAND, Commands, run_process
 from tests.lab.gateway import running
 from tests.lab.ports import free_port
 
@@ -44,13 +44,15 @@ def copied(whole: Path, tmp_path: Path) -> Path:
 
 
 def command(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """`kestrel-gateway` with these arguments."""
-    return run_process([sys.executable, "-m", "gateway", *map(str, arguments)], 120)
+    """`kestrel-gateway` with these arguments, in this process."""
+    done = Commands("http://127.0.0.1:9")(*map(str, arguments))
+    return subprocess.CompletedProcess(arguments, done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
-def served(data: Path) -> subprocess.CompletedProcess[str]:
+def served(data: Path, *flags: str) -> subprocess.CompletedProcess[str]:
     """`serve`, which is expected to end by itself."""
-    return command("serve", "--data", data, "--port", str(free_port()), "--workers", "1")
+    command = [*COMMAND, "serve", "--data", str(data), "--port", str(free_port()), "--workers", "1"]
+    return run_process([*command, *flags], 120)
 
 
 def set_format(path: Path, version: int, *, killed: bool) -> None:
@@ -233,9 +235,7 @@ def test_missing_rights_are_told_by_every_command(
 def test_a_mistake_in_the_brokers_file(tmp_path: Path) -> None:
     """It is a mistake in a file: exit code 2, after one start."""
     (tmp_path / "broker.toml").write_text("y = 1\n")
-    done = command(
-        "serve", "--data", tmp_path / "data", "--port", str(free_port()), "--broker-config", tmp_path / "broker.toml"
-    )
+    done = served(tmp_path / "data", "--broker-config", str(tmp_path / "broker.toml"))
     assert done.returncode == 2, done.stderr
     assert len([line for line in done.stderr.splitlines() if " INFO " not in line]) == 1
 
