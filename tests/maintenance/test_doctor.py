@@ -7,7 +7,7 @@ import os
 import re
 import socket
 import socketserver
-import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ import pytest
 
 from gateway.maintenance.doctor import host
 from tests.lab.broker import BrokerProcess
-from tests.lab.commands import COMMAND, Commands, environment
+from tests.lab.commands import Commands, environment, run_process
 from tests.lab.gateway import Running, running
 from tests.lab.ports import free_port
 
@@ -158,8 +158,9 @@ def test_a_socket_that_another_process_has(short_path: Path) -> None:
 
 def test_too_few_descriptors(tmp_path: Path) -> None:
     """A warning with the number that is needed."""
-    command = f"ulimit -n 256; exec {' '.join(COMMAND)} doctor --data {tmp_path / 'data'} --port {free_port()}"
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, env=environment(""))
+    command = [sys.executable, "-m", "tests.maintenance.few_files", "256"]
+    flags = ["doctor", "--data", str(tmp_path / "data"), "--port", str(free_port())]
+    done = run_process([*command, *flags], env=environment(""))
     assert done.returncode == 0, done.stdout
     assert re.search(
         r"^warning +descriptors +a worker may need \d+ open files, but the system allows only 256",

@@ -11,10 +11,12 @@ from typing import Any
 
 import httpx
 
+from tests.lab import plain
 from tests.lab.forkserver import ForkedProcess
 from tests.lab.lifeline import lifeline, tied
 from tests.lab.ports import free_port
 from tests.lab.processes import START_S
+from tests.lab.waiting import until
 from tests.lab.yaml_text import parse_yaml
 
 
@@ -59,7 +61,7 @@ def test_both_roles_start_with_the_variables_of_the_image(root: Path, tmp_path: 
         gateway = start(role | {"KESTREL_GATEWAY_PORT": str(port)}, tmp_path / "gateway.log")
         try:
             until_ready(f"http://127.0.0.1:{port}", gateway, tmp_path / "gateway.log")
-            job = httpx.post(f"http://127.0.0.1:{port}/queues/q/jobs", content=b"x", timeout=30)
+            job = plain.post(f"http://127.0.0.1:{port}/queues/q/jobs", content=b"x", timeout=30)
             assert job.status_code == 201
         finally:
             gateway.terminate()
@@ -71,16 +73,15 @@ def test_both_roles_start_with_the_variables_of_the_image(root: Path, tmp_path: 
 
 def until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
     """Waits for /readyz."""
-    deadline = time.monotonic() + START_S
-    while True:
-        try:
-            if httpx.get(f"{url}/readyz", timeout=2).status_code == 200:
-                return
-        except httpx.TransportError:
-            pass
+
+    def is_ready() -> bool:
         assert process.poll() is None, log.read_text()
-        assert time.monotonic() < deadline, log.read_text()
-        time.sleep(0.02)
+        try:
+            return plain.get(f"{url}/readyz", timeout=2).status_code == 200
+        except httpx.TransportError:
+            return False
+
+    until(is_ready, log.read_text, within_s=START_S)
 
 
 def test_nothing_unauthenticated_is_published_beyond_loopback(root: Path) -> None:
