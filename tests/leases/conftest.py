@@ -5,6 +5,9 @@ from collections.abc import Iterator
 import pytest
 
 from tests.lab.broker import BrokerProcess
+from tests.lab.ledger import ledger_balances
+
+__all__ = ["broker", "ledger_balances", "own_broker"]
 
 LIMITS = """
 [queues.small]
