@@ -34,11 +34,12 @@ class Replica(Running):
 
 
 class Cluster:
-    """A broker and the replicas that were started before it."""
+    """A broker and the replicas that were started before it. broker: another cluster's, which ends it."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, broker: BrokerProcess | None = None) -> None:
         self._directory = directory
-        self.broker = BrokerProcess(directory / "broker")
+        self._has_own = broker is None
+        self.broker = broker or BrokerProcess(directory / "broker", "--fsync", "off")
         self.replicas: list[Replica] = []
 
     def start(self, *flags: str, secrets: tuple[str, ...] = (SECRET,), host: str = "127.0.0.1") -> Replica:
@@ -50,13 +51,14 @@ class Cluster:
     def end(self) -> None:
         for each in self.replicas:
             each.kill()
-        self.broker.close()
+        if self._has_own:
+            self.broker.close()
 
 
 @contextlib.contextmanager
-def clustered(directory: Path) -> Iterator[Cluster]:
-    cluster = Cluster(directory)
+def clustered(directory: Path, broker: BrokerProcess | None = None) -> Iterator[Cluster]:
     """Replicas that are killed in the end. Where nothing has failed, their ledgers of leases balance then."""
+    cluster = Cluster(directory, broker)
     try:
         yield cluster
         for replica in cluster.replicas:
