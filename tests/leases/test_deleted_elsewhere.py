@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Iterator
 
 import httpx
@@ -14,6 +13,7 @@ from gateway.errors import LeaseLost, QueueDeleted
 from gateway.leases.lease import Place, State
 from tests.kestrel.standin import StandIn, answer
 from tests.kestrel.support import until
+from tests.lab import waiting
 from tests.lab.broker import BrokerProcess
 from tests.leases.cluster import Replica, clustered
 from tests.leases.rig import rig
@@ -39,11 +39,8 @@ def leased(http: httpx.Client, queue: str, lease_s: float = 600) -> str:
 
 def ended(http: httpx.Client, path: str) -> str:
     """How the lease has ended, once it has."""
-    deadline_s = time.monotonic() + 60
-    while (state := http.get(path).json()["state"]) in ("held", "delayed", "settling"):
-        assert time.monotonic() < deadline_s
-        time.sleep(0.01)
-    return str(state)
+    waiting.until(lambda: http.get(path).json()["state"] not in ("held", "delayed", "settling"))
+    return str(http.get(path).json()["state"])
 
 
 WAYS: dict[str, tuple[str, str, dict[str, object]]] = {
