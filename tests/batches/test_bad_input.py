@@ -9,6 +9,24 @@ pytestmark = pytest.mark.usefixtures("ledger_balances")
 LINES = {"content-type": "application/x-ndjson", "prefer": "return=minimal"}
 
 
+@pytest.fixture(scope="module")
+def leased(gateway):
+    """The path of a lease on three jobs, which no request here settles."""
+    with gateway.client() as http:
+        enqueue(http, "kept-leased", 3)
+        _, url = take(http, "kept-leased", lease_seconds=3600)
+        yield url
+        assert http.post(url + "/ack").status_code == 204
+
+
+@pytest.fixture(scope="module")
+def stocked(gateway):
+    """The name of a queue with two jobs, which no request here takes."""
+    with gateway.client() as http:
+        enqueue(http, "kept-stocked", 2)
+    return "kept-stocked"
+
+
 @pytest.mark.parametrize(
     ("body", "detail"),
     [
@@ -25,15 +43,12 @@ LINES = {"content-type": "application/x-ndjson", "prefer": "return=minimal"}
         ([], "the body must be a JSON object with upto"),
     ],
 )
-def test_a_wrong_checkpoint(http, queue, body, detail):
+def test_a_wrong_checkpoint(http, leased, body, detail):
     """Every job stays leased."""
-    enqueue(http, queue, 3)
-    _, url = take(http, queue)
-    answer = http.post(url + "/ack", json=body)
+    answer = http.post(leased + "/ack", json=body)
     assert (answer.status_code, answer.json()["code"]) == (400, "invalid-body")
     assert answer.json()["detail"].startswith(detail)
-    assert states(http, url) == ["held"] * 3
-    http.post(url + "/ack")
+    assert states(http, leased) == ["held"] * 3
 
 
 @pytest.mark.parametrize(
@@ -54,15 +69,12 @@ def test_a_wrong_checkpoint(http, queue, body, detail):
         ([], "the body must be a JSON object with rest"),
     ],
 )
-def test_a_wrong_settlement(http, queue, body, detail):
+def test_a_wrong_settlement(http, leased, body, detail):
     """Every job stays leased."""
-    enqueue(http, queue, 3)
-    _, url = take(http, queue)
-    answer = http.post(url + "/settle", json=body)
+    answer = http.post(leased + "/settle", json=body)
     assert (answer.status_code, answer.json()["code"]) == (400, "invalid-body")
     assert answer.json()["detail"].startswith(detail)
-    assert states(http, url) == ["held"] * 3
-    http.post(url + "/ack")
+    assert states(http, leased) == ["held"] * 3
 
 
 def test_a_settlement_that_is_too_large(http, queue):
@@ -86,13 +98,12 @@ def test_a_settlement_that_is_too_large(http, queue):
         ({"max": 2, "maximum": 1}, "unknown member 'maximum'"),
     ],
 )
-def test_a_wrong_lease(http, queue, body, detail):
+def test_a_wrong_lease(http, stocked, body, detail):
     """No job is taken."""
-    enqueue(http, queue, 2)
-    answer = http.post(f"/queues/{queue}/leases", json=body)
+    answer = http.post(f"/queues/{stocked}/leases", json=body)
     assert (answer.status_code, answer.json()["code"]) == (400, "invalid-body")
     assert answer.json()["detail"].startswith(detail)
-    assert http.get(f"/queues/{queue}").json()["items"] == 2
+    assert http.get(f"/queues/{stocked}").json()["items"] == 2
 
 
 @pytest.mark.parametrize(
@@ -106,13 +117,12 @@ def test_a_wrong_lease(http, queue, body, detail):
         ("max=2&ack=auto,auto", "ack: 'auto,auto' is not a lease's id, auto, or"),
     ],
 )
-def test_a_wrong_query(http, queue, query, detail):
+def test_a_wrong_query(http, stocked, query, detail):
     """No job is taken."""
-    enqueue(http, queue, 2)
-    answer = http.get(f"/queues/{queue}/next?{query}")
+    answer = http.get(f"/queues/{stocked}/next?{query}")
     assert (answer.status_code, answer.json()["code"]) == (400, "invalid-parameter")
     assert answer.json()["detail"].startswith(detail)
-    assert http.get(f"/queues/{queue}").json()["items"] == 2
+    assert http.get(f"/queues/{stocked}").json()["items"] == 2
 
 
 @pytest.mark.parametrize(

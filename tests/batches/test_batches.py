@@ -9,10 +9,10 @@ import time
 from pathlib import Path
 
 import pytest
-import yaml
 
 from gateway.leases.batch import SHOWN
 from tests.lab.waiting import until
+from tests.lab.yaml_text import parse_yaml
 
 pytestmark = pytest.mark.usefixtures("ledger_balances")
 
@@ -347,7 +347,7 @@ def test_the_state_of_a_batch_is_that_of_one_of_its_jobs(http, queue):
 
 def test_the_contract_has_the_order_of_the_states():
     """As the code has it."""
-    document = yaml.safe_load((Path(__file__).parents[2] / "openapi.yaml").read_text())
+    document = parse_yaml((Path(__file__).parents[2] / "openapi.yaml").read_text())
     text = document["components"]["schemas"]["Lease"]["properties"]["jobs"]["description"]
     order = text.partition("one of its jobs has:")[2].partition(". ")[0]
     assert re.findall("`([a-z]+)`", order) == [state.value for state in SHOWN]

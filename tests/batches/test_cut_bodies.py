@@ -178,7 +178,7 @@ def test_a_body_may_last_longer_than_the_time_limit(hasty):
     while time.monotonic() - began_s < 4.5:
         upload.send_stored(count, 1)
         count += 1
-        time.sleep(0.1)  # a slow producer
+        time.sleep(0.5)  # a slow producer
     upload.socket.sendall(b"0\r\n\r\n")
     upload.socket.shutdown(socket.SHUT_WR)
     assert upload.answers() == [(204, {})]

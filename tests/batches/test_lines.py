@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 LINES = {"content-type": "application/x-ndjson", "prefer": "return=minimal"}
-MIB = int(os.environ.get("KESTREL_GATEWAY_TEST_LINES_MIB", "32"))
+MIB = int(os.environ.get("KESTREL_GATEWAY_TEST_LINES_MIB", "16"))
 
 
 def stored(http, queue):
@@ -21,17 +21,17 @@ def stored(http, queue):
 
 def test_there_is_no_limit_of_jobs(http, queue):
     """More than a request may have otherwise, in order; an empty line is no job."""
-    body = b"\n".join(b"%d\n" % number if number % 7 == 0 else b"%d" % number for number in range(3000))
+    body = b"\n".join(b"%d\n" % number if number % 7 == 0 else b"%d" % number for number in range(1200))
     answer = http.post(f"/queues/{queue}/jobs", content=body, headers=LINES)
     assert (answer.status_code, answer.content) == (204, b"")
     assert answer.headers["preference-applied"] == "return=minimal"
-    assert stored(http, queue) == list(range(3000))
+    assert stored(http, queue) == list(range(1200))
 
 
 @pytest.mark.parametrize("path", ["jobs", "jobs/batch"])
 def test_receipt_none_is_the_same(http, queue, path):
     """Without a header, for a sender that can set only its URL: no limit of jobs, and only failures are listed."""
-    lines = [b'{"data": %d}' % number for number in range(1500)]
+    lines = [b'{"data": %d}' % number for number in range(1100)]
     lines[7] = b"{"
     headers = {"content-type": LINES["content-type"]}
     answer = http.post(f"/queues/{queue}/{path}?receipt=none", content=b"\n".join(lines), headers=headers)
@@ -40,43 +40,43 @@ def test_receipt_none_is_the_same(http, queue, path):
     answer = http.post(f"/queues/{queue}/{path}?receipt=none", content=b"\n".join(lines[8:]), headers=headers)
     assert (answer.status_code, answer.content) == (204, b"")
     assert "preference-applied" not in answer.headers
-    assert http.get(f"/queues/{queue}").json()["items"] == 1499 + 1492
+    assert http.get(f"/queues/{queue}").json()["items"] == 1099 + 1092
     http.delete(f"/queues/{queue}")
 
 
 def test_lines_of_job_objects(http, queue):
     """The same on the path for job objects."""
-    body = b"\n".join(b'{"data": %d}' % number for number in range(1500))
+    body = b"\n".join(b'{"data": %d}' % number for number in range(1100))
     assert http.post(f"/queues/{queue}/jobs/batch", content=body, headers=LINES).status_code == 204
-    assert stored(http, queue) == list(range(1500))
+    assert stored(http, queue) == list(range(1100))
 
 
 def test_only_failures_are_listed(http, queue):
     """Each with the place of its job; the others are stored."""
-    lines = [b"%d" % number for number in range(2000)]
-    lines[3], lines[1999] = b"{", b"[1,"
+    lines = [b"%d" % number for number in range(1100)]
+    lines[3], lines[1099] = b"{", b"[1,"
     answer = http.post(f"/queues/{queue}/jobs", content=b"\n".join(lines), headers=LINES)
     problem = answer.json()
     assert (answer.status_code, problem["code"]) == (400, "partly-stored")
-    assert problem["detail"].startswith("1998 of 2000 jobs were stored. The first failure: invalid-body: ")
+    assert problem["detail"].startswith("1098 of 1100 jobs were stored. The first failure: invalid-body: ")
     assert [(each["job"], each["status"], each["code"]) for each in problem["failures"]] == [
         (3, 400, "invalid-body"),
-        (1999, 400, "invalid-body"),
+        (1099, 400, "invalid-body"),
     ]
-    assert stored(http, queue) == [number for number in range(2000) if number not in (3, 1999)]
+    assert stored(http, queue) == [number for number in range(1100) if number not in (3, 1099)]
 
 
 def test_a_body_that_cannot_be_read_to_its_end(http, queue):
     """The answer says how many jobs are stored."""
 
     def body() -> Iterator[bytes]:
-        yield b"".join(b"%d\n" % number for number in range(1000))
+        yield b"".join(b"%d\n" % number for number in range(200))
         yield b'"' + b"x" * (3 << 20)
 
     answer = http.post(f"/queues/{queue}/jobs", content=body(), headers=LINES)
     assert (answer.status_code, answer.json()["code"]) == (413, "job-too-large")
-    assert answer.json()["detail"].endswith("; the first 1000 jobs are stored")
-    assert stored(http, queue) == list(range(1000))
+    assert answer.json()["detail"].endswith("; the first 200 jobs are stored")
+    assert stored(http, queue) == list(range(200))
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_memory_does_not_grow_with_the_body(http, queue, gateway):
     assert http.get(f"/queues/{queue}").json()["items"] == count + 50
     grown = peak_bytes(gateway) - before
     print(f"{MIB} MiB: the peak grew by {grown >> 10} KiB")
-    assert grown < 24 << 20
+    assert grown < 12 << 20
     http.delete(f"/queues/{queue}")
 
 

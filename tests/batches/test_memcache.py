@@ -130,15 +130,15 @@ def test_the_limit_of_a_server_is_learnt(tmp_path, limit):
         running(tmp_path / "data", "--kestrel", broker.address, "--kestrel-open-reads", "100") as gateway,
         gateway.client() as http,
     ):
-        enqueue(http, "q", 20)
+        enqueue(http, "q", 8)
         seen: list[int] = []
         sizes = []
-        while len(seen) < 20:
+        while len(seen) < 8:
             numbers, url = take(http, "q")
             assert http.post(url + "/ack").status_code == 204
             seen += numbers
             sizes.append(len(numbers))
-        assert (sorted(seen), max(sizes)) == (list(range(20)), limit)
+        assert (sorted(seen), max(sizes)) == (list(range(8)), limit)
         assert left(http, "q") == []
 
 

@@ -3,6 +3,7 @@
 import pytest
 
 from tests.batches.test_batches import enqueue, left, states, take
+from tests.lab.examples import examples
 from tests.lab.gateway import running
 
 
@@ -19,7 +20,7 @@ def anew(gateway, method, path, body=None):
         return http.request(method, path, json=body) if body is not None else http.request(method, path)
 
 
-@pytest.mark.parametrize("turn", range(6))
+@pytest.mark.parametrize("turn", range(examples(6, fewest=3)))
 def test_every_command_reaches_its_owner(gateway, turn):
     """Checkpoint, extension, settlement, and the state of each job, on connections of their own."""
     queue = f"other{turn}"

@@ -11,10 +11,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.lab.broker import BrokerProcess
+from tests.lab.examples import examples
 from tests.lab.gateway import Running, running
 from tests.lab.waiting import until
 
-EXAMPLES = int(os.environ.get("KESTREL_GATEWAY_TEST_PROGRAMS", "8"))
+EXAMPLES = int(os.environ.get("KESTREL_GATEWAY_TEST_PROGRAMS", examples(8, fewest=4)))
 KINDS = ("job", "expired", "poison", "raw", "huge")
 WAYS = ("ack", "nack", "head", "reject", "rest")
 
