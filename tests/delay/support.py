@@ -126,6 +126,15 @@ class DelayRig:
             await read.confirm()
         return found
 
+    async def arrival(self, key: str) -> float:
+        """The time of the clock when the job of `put` is on the queue, from which it is taken."""
+        read = await self.kestrel.wait(key, 60).result()
+        assert read is not None, f"no job on {key}"
+        at_s = self.clock.wall_s()
+        assert read.data == b"job"
+        await read.confirm()
+        return at_s
+
     async def items(self, key: str) -> int:
         stats = (await self.kestrel.queue_stats(key)).queues.get(key)
         return stats.items if stats is not None else 0

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
+import httpx
 import pytest
 
 from gateway.envelope.times import instant
@@ -62,20 +63,33 @@ class Failing:
                 self.left -= 1
 
 
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A gateway with the policies."""
+    directory = tmp_path_factory.mktemp("policies")
+    (directory / "queues.toml").write_text(POLICIES)
+    with running(directory / "data", "--queues", str(directory / "queues.toml"), "--workers", "2") as made:
+        yield made
+
+
+def dead_letters(http: httpx.Client, queue: str) -> int:
+    """How many the queue has."""
+    return int(http.get(f"/queues/{queue}/dead-letters").json()["items"])
+
+
 @pytest.mark.parametrize("jobs", [10, pytest.param(100, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("queue", BOUNDS_S)
-def test_the_times_between_attempts_fit_the_policy(tmp_path: Path, queue: str, jobs: int) -> None:
+def test_the_times_between_attempts_fit_the_policy(gateway: Running, queue: str, jobs: int) -> None:
     """Every attempt comes, none before its time, by nacks and by expired leases."""
-    (tmp_path / "queues.toml").write_text(POLICIES)
-    flags = ("--queues", str(tmp_path / "queues.toml"), "--workers", "2")
-    with running(tmp_path / "data", *flags) as gateway, gateway.client() as http:
+    with gateway.client() as http:
         for number in range(jobs):
             assert http.post(f"/queues/{queue}/jobs", json=number).status_code == 201
+        dead_before = dead_letters(http, queue)
         failing = Failing(gateway, queue, jobs)
         with ThreadPoolExecutor(4) as pool:
             for each in [pool.submit(failing.consume) for _ in range(4)]:
                 each.result(120)
-        assert http.get(f"/queues/{queue}/dead-letters").json()["items"] == jobs
+        assert dead_letters(http, queue) - dead_before == jobs
     assert {tuple(sorted(came)) for came in failing.came.values()} == {(1, 2, 3, 4)}
     assert len(failing.came) == jobs
     for number, came in failing.came.items():

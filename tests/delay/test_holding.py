@@ -16,6 +16,7 @@ from gateway.kestrel.health import Health
 from tests.delay.support import JumpingClock, delay_rig
 from tests.kestrel.support import until
 from tests.lab.broker import BrokerProcess
+from tests.lab.examples import examples
 
 DAY_S = 86_400.0
 ALL_LEVELS_S = (2**25 - 1) / 16 + 0.05
@@ -41,21 +42,18 @@ def test_a_month_passes_through_all_levels(own_broker, monkeypatch):
             rig.holding.on_held(lambda hop: seen.add(hop.level))
             for name, delay_s in (("all", ALL_LEVELS_S), ("month", LONGEST_DELAY_S)):
                 due_ms = await rig.put(name, delay_s)
-                while not await rig.items(name):
-                    assert clock.wall_s() - due_ms / 1000 < 20, "late"
-                    await asyncio.sleep(0.005)
-                assert clock.wall_s() >= due_ms / 1000
-                assert await rig.taken(name) == [b"job"]
+                assert 0 <= await rig.arrival(name) - due_ms / 1000 < 20
+                assert await rig.taken(name) == []
                 assert await rig.held() == 0
             assert seen == set(range(LEVELS))
 
     asyncio.run(work())
 
 
-@pytest.mark.parametrize("step_s", [-3600.0, 3600.0])
+@pytest.mark.parametrize("step_s", [-600.0, 600.0])
 def test_a_step_of_the_wall_clock_loses_nothing(own_broker, step_s, monkeypatch):
-    """Jobs of all lengths, an hour's step in the middle, and new jobs after it: each comes once, when the wall clock
-    says so, and old ones do not hold up new ones."""
+    """Jobs of all lengths, a step of ten minutes in the middle, longer than each of them, and new jobs after it: each
+    comes once, when the wall clock says so, and old ones do not hold up new ones."""
     monkeypatch.setattr(server_watch, "FOREIGN_S", 60.0)
     monkeypatch.setattr(watch, "MEMBERS_S", DAY_S)
     clock = JumpingClock()
@@ -70,16 +68,10 @@ def test_a_step_of_the_wall_clock_loses_nothing(own_broker, step_s, monkeypatch)
             for delay_s in (0.2, 2.0, 7.7):
                 name = f"new-{delay_s}".replace(".", "-")
                 due[name] = await rig.put(name, delay_s)
-            arrived: dict[str, float] = {}
-            async with asyncio.timeout(60):
-                while len(arrived) < len(due):
-                    for name in due.keys() - arrived.keys():
-                        if await rig.items(name):
-                            arrived[name] = clock.wall_s()
-                    await asyncio.sleep(0)
-            for name, at_s in arrived.items():
+            arrived = await asyncio.gather(*(rig.arrival(name) for name in due))
+            for name, at_s in zip(due, arrived, strict=True):
                 assert at_s >= due[name] / 1000, name
-                assert await rig.taken(name) == [b"job"]
+                assert await rig.taken(name) == []
                 if name.startswith("new"):
                     assert at_s - due[name] / 1000 < 20, name
             assert await rig.held() == 0
@@ -88,12 +80,13 @@ def test_a_step_of_the_wall_clock_loses_nothing(own_broker, step_s, monkeypatch)
 
 
 def test_several_workers_move_each_job_once(own_broker):
-    """Three workers, 300 jobs of up to a second: none early, none twice, none lost."""
+    """Three workers, many jobs of up to a second: none early, none twice, none lost."""
+    count = examples(300)
 
     async def work():
         async with delay_rig(own_broker.address, workers=3) as rigs:
             due = {}
-            for number in range(300):
+            for number in range(count):
                 name = b"%d" % number
                 due[name] = await rigs[number % 3].put("q", (number % 100) / 100, name)
             late = []

@@ -42,12 +42,8 @@ def test_a_job_with_a_delay_of_its_own_makes_one_hop(own_broker: BrokerProcess) 
                     clock.step(0.05)
                 clock.stopped = False
                 for name, due_ms in jobs:
-                    async with asyncio.timeout(60):
-                        while not await rigs[0].items(name):
-                            assert clock.wall_s() - due_ms / 1000 < 20, "late"
-                            await asyncio.sleep(0.002)
-                    assert clock.wall_s() >= due_ms / 1000
-                    assert await rigs[0].taken(name) == [b"job"]
+                    assert 0 <= await rigs[0].arrival(name) - due_ms / 1000 < 20
+                    assert await rigs[0].taken(name) == []
                 hops = sum(rig.onward.statistics.hops for rig in rigs) - before
                 assert (hops == 0) is own
 
