@@ -24,6 +24,7 @@ from gateway.common.multiplex.messages import Code, pack_ids
 from gateway.common.multiplex.protocol import FrameConnection
 from gateway.kestrel.multiplex.channel import BrokerChannel
 from tests.broker.steps import Steps
+from tests.lab.examples import examples
 
 NEVER_S = 1e9
 """The worker's own time limits; a wait ends on the broker."""
@@ -253,7 +254,7 @@ def steps(tmp_path):
     made.close()
 
 
-@pytest.mark.parametrize("seeds", [range(1000), pytest.param(range(1000, 10_000), marks=pytest.mark.slow)])
+@pytest.mark.parametrize("seeds", [range(examples(1000)), pytest.param(range(1000, 10_000), marks=pytest.mark.slow)])
 def test_no_interleaving_strands_an_item(steps, seeds):
     """Arrival, cancel, time-out, settlement and commit in any order, over bytes cut anywhere: 10,000 of them in all."""
     for seed in seeds:
@@ -265,7 +266,7 @@ def test_no_interleaving_strands_an_item(steps, seeds):
 
 def test_the_end_of_the_connection_in_any_interleaving(steps):
     """Whatever is under way: every item that was not confirmed is on its queue, and nobody waits."""
-    for seed in range(1_000_000, 1_000_500):
+    for seed in range(1_000_000, 1_000_000 + examples(500)):
         world = World(steps, seed)
         moves = [world.store, world.open, world.settle, world.commit, world.to_broker, world.to_worker]
         moves += [world.cancel, world.loop.run_soon, world.loop.run_soon]
