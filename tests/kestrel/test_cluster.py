@@ -21,6 +21,7 @@ from gateway.kestrel.health import Health
 from gateway.kestrel.polls.rules import QUEUE_GETS
 from tests.kestrel.standin import Manners, StandIn, answer, darner, hang_up
 from tests.kestrel.support import client, until
+from tests.lab.examples import examples
 from tests.lab.waiting import undisturbed
 
 FEW = 3
@@ -652,8 +653,8 @@ def test_members_come_and_go_without_losing_a_job():
 
 
 def test_members_change_all_the_time():
-    """100 changes while puts and polls go on: each stored item is delivered, on whichever server it is."""
-    changes, jobs = 100, 200
+    """Many changes while puts and polls go on: each stored item is delivered, on whichever server it is."""
+    changes, jobs = examples(100), examples(200)
 
     async def main():
         async with servers() as many, client(many[0].address) as kestrel:

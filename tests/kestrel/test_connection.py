@@ -216,7 +216,7 @@ def test_what_never_left_is_known_not_to_have_happened():
         async with StandIn() as server, connected(server) as (connection, _):
             await until(lambda: server.sessions)
             server.sessions[0].transport.pause_reading()
-            put = asyncio.ensure_future(connection.call(0.2, KestrelClient.store, "q", b"x" * (64 << 20), 0))
+            put = asyncio.ensure_future(connection.call(0.2, KestrelClient.store, "q", b"x" * (32 << 20), 0))
             await asyncio.sleep(0.05)
             assert connection._paused, "the writer waits for the transport"
             with pytest.raises(ConnectionLostError) as raised:

@@ -7,6 +7,7 @@ import pytest
 from gateway.errors import TooManyLeases
 from tests.kestrel.standin import StandIn
 from tests.kestrel.support import client, until
+from tests.lab.examples import examples
 
 
 def gets(server):
@@ -190,7 +191,7 @@ def test_servers_that_are_full_in_turns_are_never_called_unreachable():
 
             async def ask(key, wait_s):
                 nonlocal refused
-                for _ in range(50):
+                for _ in range(examples(50)):
                     try:
                         read = await kestrel.wait(key, wait_s).result()
                     except TooManyLeases:

@@ -91,8 +91,8 @@ def test_a_server_without_a_place_is_left_out_of_the_coverage():
 
 
 def test_many_queues_never_take_more_connections_than_there_are_places():
-    """Three hundred queues on two servers with a hundred places each: the rest is refused, and later served."""
-    count, places = 300, 100
+    """150 queues on two servers with fifty places each: the rest is refused, and later served."""
+    count, places = 150, 50
 
     async def main():
         async with (

@@ -13,6 +13,7 @@ from gateway.kestrel.polls.queues import SWEPT, PolledQueues
 from gateway.kestrel.polls.values import MOVES, WaiterPhase
 from tests.kestrel.standin import Manners, StandIn, answer, hang_up, siberite
 from tests.kestrel.support import client, until
+from tests.lab.examples import examples
 from tests.lab.waiting import undisturbed
 
 
@@ -103,32 +104,33 @@ def test_a_hundred_questions_at_once_use_few_connections():
 
 
 def test_parked_polls_share_few_gets_and_are_served_in_order():
-    """Hundreds of polls share at most `kestrel_waits` gets, and the n-th item goes to the n-th poll."""
+    """Many polls share at most `kestrel_waits` gets, and the n-th item goes to the n-th poll."""
 
     async def main():
         async with StandIn() as server, client(server.address, kestrel_waits=4) as kestrel:
-            waiters = [kestrel.wait("q", 20) for _ in range(400)]
+            waiters = [kestrel.wait("q", 20) for _ in range(150)]
             tasks = [asyncio.ensure_future(waiter.result()) for waiter in waiters]
             await until(lambda: len(server.waiters.get("q", ())) == 4)
             assert kestrel.statistics().connections < 10
-            for i in range(400):
+            for i in range(150):
                 server.append("q", b"%d" % i)
             reads = await asyncio.gather(*tasks)
-            assert [read.data for read in reads] == [b"%d" % i for i in range(400)]
-            assert kestrel.statistics().pinned == 400
+            assert [read.data for read in reads] == [b"%d" % i for i in range(150)]
+            assert kestrel.statistics().pinned == 150
             await asyncio.gather(*(read.confirm() for read in reads))
-            assert len(server.confirmed) == 400
+            assert len(server.confirmed) == 150
             assert kestrel.statistics().connections <= 64 + 8
 
     asyncio.run(main())
 
 
 def test_polls_that_vanish_close_nothing_and_lose_nothing():
-    """200 times a parked poll goes away just when its item comes; each item reaches the next poll."""
+    """Many times a parked poll goes away just when its item comes; each item reaches the next poll."""
+    count = examples(200)
 
     async def main():
         async with StandIn() as server, client(server.address) as kestrel:
-            for i in range(200):
+            for i in range(count):
                 task = asyncio.ensure_future(kestrel.wait("q", 20).result())
                 await until(lambda: server.waiters.get("q"))
                 server.append("q", b"%d" % i)
@@ -142,7 +144,7 @@ def test_polls_that_vanish_close_nothing_and_lose_nothing():
                         read = await kestrel.wait("q", 5).result()
                 assert read.data == b"%d" % i
                 await read.confirm()
-            assert [data for _, data in server.confirmed] == [b"%d" % i for i in range(200)]
+            assert [data for _, data in server.confirmed] == [b"%d" % i for i in range(count)]
             assert server.accepted < 20
             assert kestrel.statistics().pinned == 0
 
@@ -521,13 +523,13 @@ def test_a_frozen_server_is_noticed_while_polls_are_parked():
 
 
 def test_no_queue_leaves_anything_behind():
-    """Thousands of queues polled once each: nothing is kept for any of them."""
+    """Many queues polled once each: nothing is kept for any of them."""
 
     async def main():
         async with StandIn() as server, client(server.address) as kestrel:
-            for i in range(300):
+            for i in range(100):
                 assert await kestrel.wait(f"q{i}", 0).result() is None
-            await asyncio.gather(*(kestrel.wait(f"w{i}", 0.5).result() for i in range(100)))
+            await asyncio.gather(*(kestrel.wait(f"w{i}", 0.5).result() for i in range(50)))
             await until(lambda: kestrel.statistics().waited_queues == 0)
             assert kestrel.statistics().open_waits == 0
 
@@ -559,7 +561,7 @@ def test_one_who_asks_behind_a_poll_that_left_gets_the_item():
 
     async def main():
         async with StandIn() as server, client(server.address) as kestrel:
-            for number in range(100):
+            for number in range(examples(100)):
                 left = kestrel.wait("q", 20)
                 await until(lambda: server.waiters.get("q"))
                 left.cancel()
@@ -597,19 +599,17 @@ def test_those_who_keep_asking_gather():
 
 def test_waits_that_end_at_the_same_time_cost_one_command_each(monkeypatch):
     """Gets that wait prove nothing by themselves: each queue is asked once more, and all waits end in their time."""
-    monkeypatch.setattr(
-        "gateway.kestrel.server.queue_gets.WAIT_S", 30.0
-    )  # all two hundred gets are there at one moment
+    monkeypatch.setattr("gateway.kestrel.server.queue_gets.WAIT_S", 30.0)  # all eighty gets are there at one moment
 
     async def main():
         async with StandIn() as server, client(server.address) as kestrel:
-            longer = [kestrel.wait(f"q{i}", 20) for i in range(100)]
-            shorter = [kestrel.wait(f"q{i}", 3) for i in range(100)]
-            await until(lambda: sum(map(len, server.waiters.values())) == 200)
+            longer = [kestrel.wait(f"q{i}", 20) for i in range(40)]
+            shorter = [kestrel.wait(f"q{i}", 3) for i in range(40)]
+            await until(lambda: sum(map(len, server.waiters.values())) == 80)
             asked = len(server.log)
             async with asyncio.timeout(10):
-                assert await asyncio.gather(*(each.result() for each in shorter)) == [None] * 100
-            assert len([line for line in server.log[asked:] if "t=" not in line]) <= 100 + 2
+                assert await asyncio.gather(*(each.result() for each in shorter)) == [None] * 40
+            assert len([line for line in server.log[asked:] if "t=" not in line]) <= 40 + 2
             for each in longer:
                 each.cancel()
 
