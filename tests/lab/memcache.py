@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Final
 
 TAKEN_AT_ONCE: Final = 100
+READ_BYTES: Final = 1 << 20
 
 
 class MemcacheClient:
@@ -26,7 +27,7 @@ class MemcacheClient:
         else:
             self.socket = socket.create_connection((scheme, int(path)), timeout_s)
             self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.buffer = b""
+        self.buffer = bytearray()  # of bytes, each piece of a large item would copy all pieces before it
 
     def send(self, data: bytes) -> None:
         self.socket.sendall(data)
@@ -34,29 +35,31 @@ class MemcacheClient:
     def read(self, count: int) -> bytes:
         """Exactly `count` bytes."""
         while len(self.buffer) < count:
-            data = self.socket.recv(1 << 20)
-            if not data:
-                raise EOFError(self.buffer)
-            self.buffer += data
-        data, self.buffer = self.buffer[:count], self.buffer[count:]
-        return data
+            self._receive()
+        return self._take(count)
 
     def read_until(self, end: bytes) -> bytes:
         while end not in self.buffer:
-            data = self.socket.recv(1 << 20)
-            if not data:
-                raise EOFError(self.buffer)
-            self.buffer += data
-        cut = self.buffer.index(end) + len(end)
-        data, self.buffer = self.buffer[:cut], self.buffer[cut:]
-        return data
+            self._receive()
+        return self._take(self.buffer.index(end) + len(end))
 
     def read_all(self) -> bytes:
         """Everything up to the server's close."""
         with contextlib.suppress(ConnectionResetError):
-            while data := self.socket.recv(1 << 20):
+            while data := self.socket.recv(READ_BYTES):
                 self.buffer += data
-        data, self.buffer = self.buffer, b""
+        return self._take(len(self.buffer))
+
+    def _receive(self) -> None:
+        data = self.socket.recv(READ_BYTES)
+        if not data:
+            raise EOFError(bytes(self.buffer))
+        self.buffer += data
+
+    def _take(self, count: int) -> bytes:
+        with memoryview(self.buffer) as view:
+            data = bytes(view[:count])
+        del self.buffer[:count]
         return data
 
     def line(self) -> bytes:
