@@ -16,8 +16,10 @@ import pytest
 
 from gateway.broker.__main__ import run
 from tests.lab.broker import BrokerProcess
+from tests.lab.memcache import MemcacheClient
 
 COMMAND = [sys.executable, "-m", "gateway.broker"]
+TAKEN_AT_ONCE = 32
 
 
 @dataclass
@@ -45,21 +47,30 @@ def serve(data: Path, queues: list[str]) -> Outcome:
     with broker:
         found = Outcome(True, "")
         for queue in queues:
-            found.delivered[queue] = taken = []
             with contextlib.closing(broker.client()) as client:
-                client.send(f"get {queue}/open\r\n".encode())
-                while (line := client.line()).startswith(b"VALUE "):
-                    taken.append(client.read(int(line.split()[3])))
-                    assert client.read(7) == b"\r\nEND\r\n"
-                    client.send(f"confirm {queue} 1\r\nget {queue}/open\r\n".encode())
-                    answer = client.line()
-                    assert answer == b"END\r\n", answer
-                if line != b"END\r\n":
-                    found.refused[queue] = line
+                found.delivered[queue], last = _take_all(client, queue)
+            if last != b"END\r\n":
+                found.refused[queue] = last
         assert broker.stop() == 0
         assert broker.process.stderr is not None
         found.log = "".join(broker.log) + broker.process.stderr.read().decode()
     return found
+
+
+def _take_all(client: MemcacheClient, queue: str) -> tuple[list[bytes], bytes]:
+    """Opens and confirms each item, and returns them with the first answer that is none. A refused get ends the
+    connection, and one behind the last item finds nothing, so those that are sent ahead take no further item."""
+    taken: list[bytes] = []
+    while True:
+        client.send(f"get {queue}/open\r\nconfirm {queue} 1\r\n".encode() * TAKEN_AT_ONCE)
+        for _ in range(TAKEN_AT_ONCE):
+            line = client.line()
+            if not line.startswith(b"VALUE "):
+                return taken, line
+            taken.append(client.read(int(line.split()[3])))
+            assert client.read(7) == b"\r\nEND\r\n"
+            answer = client.line()
+            assert answer == b"END\r\n", answer
 
 
 def unlike(delivered: dict[str, list[bytes]], stored: dict[str, list[bytes]]) -> tuple[list[str], list[str]]:
