@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,15 @@ def on_a_socket(directory: Path) -> BrokerProcess:
         listen=f"unix:{directory / 'broker.sock'}",
         worker_socket=str(directory / "workers.sock"),
     )
+
+
+def renew(broker: BrokerProcess) -> None:
+    """It runs, and has no queue."""
+    if broker.process.poll() is not None:
+        broker.start()
+    with contextlib.closing(broker.client()) as memcache:
+        for key in memcache.queues():
+            memcache.ask(f"delete {key}\r\n".encode())
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ import pytest
 
 from gateway.delivery.backend import Backend
 from gateway.errors import BackendUnavailable, LeaseLost, TooManyLeases
-from tests.kestrel.conftest import on_a_socket
+from tests.kestrel.conftest import on_a_socket, renew
 from tests.kestrel.standin import Manners, StandIn, darner, siberite
 from tests.kestrel.support import client
 from tests.lab.broker import BrokerProcess
@@ -35,15 +35,6 @@ class Rig:
 def kill(made: list[BrokerProcess]) -> None:
     for each in made:
         each.kill()
-
-
-def renew(broker: BrokerProcess) -> None:
-    """It runs, and has no queue."""
-    if broker.process.poll() is not None:
-        broker.start()
-    with contextlib.closing(broker.client()) as memcache:
-        for key in memcache.queues():
-            memcache.ask(f"delete {key}\r\n".encode())
 
 
 def brokers(count: int, multiplexed: int = 0) -> Opened:

@@ -61,12 +61,12 @@ ANSWERS = [
 ]
 
 
-@pytest.mark.parametrize("piece", [1 << 20, 1, 2, 3])
 @pytest.mark.parametrize("case", ANSWERS)
-def test_a_whole_answer_in_pieces_of_any_size(case, piece):
+def test_a_whole_answer_in_pieces_of_any_size(case):
     """The bytes sent are exactly these, and the answer is the same whole and byte by byte."""
     answer, method, args, sent, value = case
-    assert play(answer, method, *args, piece=piece) == (value, sent)
+    for piece in (1 << 20, 1, 2, 3):
+        assert play(answer, method, *args, piece=piece) == (value, sent), piece
 
 
 @pytest.mark.parametrize("case", ANSWERS)

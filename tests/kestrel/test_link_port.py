@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
-from pathlib import Path
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 
@@ -22,11 +21,12 @@ from gateway.kestrel.polls.values import Get, ServerQueue
 from gateway.kestrel.server.memcache_link import MemcacheLink
 from gateway.kestrel.wire.codec import Codecs
 from gateway.settings import Settings
+from tests.kestrel.conftest import renew
 from tests.kestrel.standin import Manners, StandIn, darner, siberite
 from tests.kestrel.support import until
 from tests.lab.broker import BrokerProcess
 
-Opened = Callable[[Path], contextlib.AbstractAsyncContextManager[tuple[ServerLink, Callable[[], object]]]]
+Opened = Callable[[BrokerProcess], contextlib.AbstractAsyncContextManager[tuple[ServerLink, Callable[[], object]]]]
 
 
 @contextlib.asynccontextmanager
@@ -46,37 +46,39 @@ async def memcache_link(address: str) -> AsyncIterator[ServerLink]:
 
 
 @contextlib.asynccontextmanager
-async def multiplexed(directory: Path):
+async def multiplexed(broker: BrokerProcess):
     """The embedded broker, as a process, on a multiplexed connection."""
-    with BrokerProcess(directory / "data", worker_socket=str(directory / "workers.sock")) as broker:
-        codecs = Codecs()
-        link = MultiplexedLink(
-            parse_address(broker.address), Settings(), codecs, Counters(),
-            on_change=lambda _: None, on_room=lambda: None, socket_path=broker.worker_socket,
-        )  # fmt: skip
-        link.start()
-        try:
-            await until(lambda: link.health.state is Health.UP)
-            assert link.channel is not None
-            yield link, broker.kill
-        finally:
-            await link.close()
-            codecs.close()
+    codecs = Codecs()
+    link = MultiplexedLink(
+        parse_address(broker.address), Settings(), codecs, Counters(),
+        on_change=lambda _: None, on_room=lambda: None, socket_path=broker.worker_socket,
+    )  # fmt: skip
+    link.start()
+    try:
+        await until(lambda: link.health.state is Health.UP)
+        assert link.channel is not None
+        yield link, broker.kill
+    finally:
+        await link.close()
+        codecs.close()
+        renew(broker)
 
 
 @contextlib.asynccontextmanager
-async def to_a_broker(directory: Path):
+async def to_a_broker(broker: BrokerProcess):
     """The embedded broker, as a process."""
-    with BrokerProcess(directory / "data") as broker:
+    try:
         async with memcache_link(broker.address) as link:
             yield link, broker.kill
+    finally:
+        renew(broker)
 
 
 def to_a_stand_in(kind: Callable[[], Manners]) -> Opened:
     """A stand-in of Kestrel or of an imitator."""
 
     @contextlib.asynccontextmanager
-    async def opened(_directory: Path):
+    async def opened(_broker: BrokerProcess):
         async with StandIn(kind()) as server, memcache_link(server.address) as link:
             stopped: list[asyncio.Task[None]] = []
             yield link, lambda: stopped.append(asyncio.ensure_future(server.stop()))
@@ -94,10 +96,18 @@ LINKS: dict[str, Opened] = {
 }
 
 
+@pytest.fixture(scope="module")
+def process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokerProcess]:
+    """A broker without queues."""
+    directory = tmp_path_factory.mktemp("link")
+    with BrokerProcess(directory / "data", "--fsync", "off", worker_socket=str(directory / "workers.sock")) as broker:
+        yield broker
+
+
 @pytest.fixture(params=list(LINKS.values()), ids=list(LINKS))
-def opened(request: pytest.FixtureRequest, tmp_path: Path):
+def opened(request: pytest.FixtureRequest, process: BrokerProcess):
     """Opens one implementation; a test closes it."""
-    return lambda: request.param(tmp_path)
+    return lambda: request.param(process)
 
 
 class Asked:
@@ -243,11 +253,11 @@ def test_create(opened):
     asyncio.run(main())
 
 
-def test_a_look_at_a_deleted_queue_does_not_create_it(tmp_path):
+def test_a_look_at_a_deleted_queue_does_not_create_it(process):
     """On the embedded broker: a worker's round of ages, which looks at a queue just deleted, does not bring it back."""
 
     async def main():
-        async with multiplexed(tmp_path) as (link, _):
+        async with multiplexed(process) as (link, _):
             for key in ("q", "q+child"):
                 await link.create(key)
                 await link.delete(key)

@@ -21,6 +21,7 @@ from tests.kestrel import zookeeper
 from tests.kestrel.standin import StandIn
 from tests.kestrel.support import until
 from tests.kestrel.zookeeper import ZooKeeper, instance
+from tests.lab.commands import run_process
 from tests.lab.gateway import running
 from tests.lab.ports import free_port
 
@@ -356,7 +357,7 @@ def test_without_kazoo_it_is_said(tmp_path):
 def examined(*flags):
     """Exit code, findings about servers, and what is on standard error."""
     command = [sys.executable, "-m", "gateway", "doctor", "--json", "--port", f"{free_port()}", *flags]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = run_process(command)
     found = [each for each in json.loads(done.stdout)["findings"] if each["check"] == "server"]
     return done.returncode, [(each["verdict"], each["text"]) for each in found], done.stderr
 

@@ -23,6 +23,7 @@ from gateway.kestrel.multiplex.read import MultiplexedRead
 from gateway.kestrel.polls.values import Get, ServerQueue
 from gateway.kestrel.wire.codec import Codecs
 from gateway.settings import Settings
+from tests.kestrel.conftest import renew
 from tests.kestrel.support import client, until
 from tests.lab.examples import examples
 from tests.lab.waiting import undisturbed
@@ -83,8 +84,7 @@ def lasting(tmp_path_factory):
 @pytest.fixture
 def broker(lasting):
     """The same, without the queues of the test before."""
-    for queue in lasting.client().queues():
-        lasting.ask(f"delete {queue}")
+    renew(lasting)
     return lasting
 
 
