@@ -5,12 +5,13 @@ import asyncio
 import pytest
 
 from tests.fanout import deletions, outages
+from tests.lab.examples import examples
 
 
 @pytest.mark.parametrize(
     ("rounds", "gateways", "broker"),
     [
-        (3, 1, False),
+        (examples(3, fewest=2), 1, False),
         pytest.param(20, 2, False, marks=pytest.mark.slow),
         pytest.param(10, 2, True, marks=pytest.mark.slow),
     ],

@@ -18,6 +18,8 @@ from tests.leases.rig import rig
 from tests.leases.test_moves import address, left
 
 STEPS = 200
+TURNS = range(1, STEPS, STEPS // examples(STEPS))
+"""At which a test cancels: at each turn in CI, at every third elsewhere."""
 IDLE_TURNS = 3
 
 
@@ -71,7 +73,7 @@ def test_a_cancelled_settlement_ends_as_it_was_begun(broker, arrange):
 
     async def go():
         async with rig(address(broker)) as made:
-            for steps in range(1, STEPS):
+            for steps in TURNS:
                 name = f"{arrange.__name__}{steps}"
                 await made.put(name)
                 work, wanted = await arrange(made, name)
@@ -92,7 +94,7 @@ def test_a_cancelled_poll_holds_no_job(broker):
     async def go():
         async with rig(address(broker)) as made:
             for early in (True, False):
-                for steps in range(1, STEPS):
+                for steps in TURNS:
                     name = f"poll{early}{steps}"
                     if early:
                         await made.put(name)
@@ -119,7 +121,7 @@ def test_a_cancelled_poll_that_drops_jobs_loses_no_other(broker, monkeypatch):
 
     async def go():
         async with rig(address(broker)) as made:
-            for steps in range(1, STEPS):
+            for steps in TURNS:
                 name = f"over{steps}"
                 for number in range(5):
                     await made.kestrel.put(name, over % number)
@@ -145,7 +147,7 @@ def test_a_cancelled_poll_buries_a_job_or_leaves_it(broker):
 
     async def go():
         async with rig(address(broker), policies={f"dead{n}": Policy(max_attempts=1) for n in range(STEPS)}) as made:
-            for steps in range(1, STEPS):
+            for steps in TURNS:
                 name = f"dead{steps}"
                 await made.put(name)
                 lease = (await made.take(name)).lease
@@ -169,8 +171,7 @@ def test_a_cancelled_redrive_leaves_each_letter_in_one_place(broker):
     """Cancelled at the n-th turn: what was begun is finished, the others are where they were, in order."""
 
     async def go():
-        turns = [*range(1, 60), *range(60, 200, 7)]
-        turns = [*turns[:: len(turns) // examples(len(turns))], 2000]
+        turns = [*(turn for turn in TURNS if turn < 60 or turn % 7 == 0), 2000]
         policies = {f"{name}{n}": Policy(dead_letter=f"dead{n}") for n in turns for name in ("mine", "other")}
         async with rig(address(broker), policies=policies) as made:
             for steps in turns:
