@@ -30,6 +30,7 @@ from tests.leases.cluster import SECRET, Cluster, Replica, clustered
 
 pytestmark = pytest.mark.usefixtures("ledger_balances")
 
+LATER = "another secret of more than 32 bytes"
 SHORT = ("--kestrel-command-timeout", "0.5")  # an order may take twice that
 
 
@@ -42,14 +43,26 @@ def lasting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 @pytest.fixture(scope="module")
 def pair(lasting: Cluster) -> list[Replica]:
-    """Two replicas: one of two workers, and one of one."""
-    return [lasting.start("--workers", workers) for workers in ("2", "1")]
+    """Two replicas: one of two workers, and one of one. Both accept a second secret."""
+    return [lasting.start("--workers", workers, secrets=(SECRET, LATER)) for workers in ("2", "1")]
 
 
 @pytest.fixture(scope="module")
 def hasty(lasting: Cluster) -> Replica:
     """One that waits for no other replica longer than a second."""
     return lasting.start(*SHORT)
+
+
+@pytest.fixture(scope="module")
+def remote(lasting: Cluster) -> Replica:
+    """One that no other replica can reach, because the name that it advertises leads nowhere. Its environment names a
+    proxy for every address."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("NO_PROXY", "no_proxy"):
+            patch.delenv(name, raising=False)
+        for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+            patch.setenv(name, "http://127.0.0.1:1")
+        return lasting.start(host="nowhere.invalid")
 
 
 @pytest.fixture
@@ -149,7 +162,11 @@ def test_each_hop_is_counted(pair: list[Replica], queue: str) -> None:
 def hops(replica: Replica) -> dict[tuple[str, str], int]:
     """Forwards of all its workers, once all have answered."""
     deadline_s = time.monotonic() + 60
-    while total(found := figures(plain.get(replica.url + "/metrics").text), "workers", state="silent"):
+    while total(
+        found := figures(plain.get(replica.url + "/metrics").text, "workers", "forwards_total"),
+        "workers",
+        state="silent",
+    ):
         assert time.monotonic() < deadline_s
         time.sleep(0.005)
     kinds = [(peer, direction) for peer in ("worker", "replica") for direction in ("sent", "received")]
@@ -203,7 +220,7 @@ def test_a_dead_owner_is_told_within_a_second(cluster: Cluster, pair: list[Repli
 
 def failures(http: httpx.Client, reason: str) -> float:
     """How many forwards have failed at the replica for that reason."""
-    return total(figures(http.get("/metrics").text), "forward_failures_total", reason=reason)
+    return total(figures(http.get("/metrics").text, "forward_failures_total"), "forward_failures_total", reason=reason)
 
 
 def test_a_frozen_owner_is_given_up_and_acts_no_more(cluster: Cluster, hasty: Replica, queue: str) -> None:
@@ -232,9 +249,9 @@ def test_a_frozen_owner_is_given_up_and_acts_no_more(cluster: Cluster, hasty: Re
             assert there.post(lease["url"] + "/ack").status_code == 204
 
 
-def test_an_owner_that_cannot_be_reached_was_not_asked(cluster: Cluster, pair: list[Replica], queue: str) -> None:
+def test_an_owner_that_cannot_be_reached_was_not_asked(remote: Replica, pair: list[Replica], queue: str) -> None:
     """503 `lease-owner-unavailable` with Retry-After: the name that it advertises leads nowhere."""
-    owner, other = cluster.start(host="nowhere.invalid"), pair[1]
+    owner, other = remote, pair[1]
     with owner.client() as here, other.client() as there:
         lease = take(here, queue)
         answer = there.post(lease["url"] + "/ack")
@@ -332,10 +349,9 @@ def test_tenants_are_told_apart_across_replicas(guarded: tuple[Keyring, Replica,
         check(replica, keys.bearer("op"))
 
 
-def test_secrets_change_one_replica_at_a_time(cluster: Cluster, queue: str) -> None:
+def test_secrets_change_one_replica_at_a_time(cluster: Cluster, pair: list[Replica], queue: str) -> None:
     """While two are accepted everything is settled; a replica that has neither knows no such lease."""
-    new = "another secret of more than 32 bytes"
-    before, during = cluster.start(secrets=(SECRET, new)), cluster.start(secrets=(new, SECRET))
+    before, during = pair[1], cluster.start(secrets=(LATER, SECRET))
     stranger = cluster.start(secrets=("a third secret of more than 32 bytes.",))
     with before.client() as one, during.client() as two, stranger.client() as three:
         assert two.post(take(one, queue)["url"] + "/ack").status_code == 204
@@ -505,16 +521,9 @@ def test_what_is_no_replica_settles_nothing(orphan: tuple[Replica, int, str], an
         impostor.close()
 
 
-def test_proxies_of_the_environment_are_not_asked(
-    cluster: Cluster, pair: list[Replica], queue: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_proxies_of_the_environment_are_not_asked(remote: Replica, pair: list[Replica], queue: str) -> None:
     """With a proxy set for the address that the owner advertises, orders still go straight to it."""
-    with monkeypatch.context() as patch:
-        for name in ("NO_PROXY", "no_proxy"):
-            patch.delenv(name, raising=False)
-        for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
-            patch.setenv(name, "http://127.0.0.1:1")
-        owner, other = pair[0], cluster.start()
+    owner, other = pair[0], remote
     with owner.client() as here, other.client() as there:
         assert there.post(take(here, queue)["url"] + "/ack").status_code == 204
 
