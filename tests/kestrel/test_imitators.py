@@ -259,13 +259,13 @@ def test_a_mixed_cluster_is_one_queue(kind, tmp_path):
         async with StandIn() as beside, reached(kind, tmp_path, beside.address) as kestrel:
             await kestrel.put("q", b"make the queue")
             await (await kestrel.wait("q", 2).result()).confirm()
-            polls = [asyncio.ensure_future(kestrel.wait("q", 10).result()) for _ in range(40)]
-            for i in range(40):
+            polls = [asyncio.ensure_future(kestrel.wait("q", 10).result()) for _ in range(20)]
+            for i in range(20):
                 await kestrel.put("q", b"%d" % i)
             reads = await asyncio.gather(*polls)
-            assert sorted(int(read.data) for read in reads) == list(range(40))
+            assert sorted(int(read.data) for read in reads) == list(range(20))
             await asyncio.gather(*(read.confirm() for read in reads))
             assert (await kestrel.queue_stats()).queues["q"].items == 0
-            assert 0 < len(beside.confirmed) < 41
+            assert 0 < len(beside.confirmed) < 21
 
     asyncio.run(main())
