@@ -176,27 +176,6 @@ def test_a_member_that_returns_empty_gets_the_children_again(cluster, queue):
     assert children(two, queue) == {f"{queue}+audit"}
 
 
-@pytest.mark.parametrize("restarted", [False, True], ids=["same gateway", "restarted gateway"])
-def test_a_child_that_was_deleted_while_a_member_was_away_does_not_return(cluster, queue, restarted):
-    """The returning member deletes it, also if no worker remembers the deletion by itself; the others do not get it."""
-    gateway, http, (one, two, _) = cluster
-    subscribe(http, queue)
-    two.kill()
-    until(lambda: up(http) == 1)
-    answer = http.delete(f"/queues/{queue}/subscriptions/audit")
-    assert (answer.status_code, answer.headers["queue-coverage"]) == (200, "1/2")
-    if restarted:
-        gateway.kill()
-        gateway.start()
-    two.start()
-    until(lambda: up(http) == 2)
-    publish(http, queue, 20)
-    until(lambda: not children(one, queue) | children(two, queue))
-    wait_for_looks(one, two)
-    assert children(one, queue) | children(two, queue) == set()
-    assert http.get(f"/queues/{queue}+audit/next?timeout=0").status_code == 404
-
-
 def test_requests_that_create_and_delete_it_at_once_follow_one_another(cluster, queue):
     """One request at a time, in all workers, so each answer is true: it exists if it was created more often than it was
     deleted."""
@@ -234,38 +213,27 @@ def test_a_child_that_another_program_created_again_is_kept(cluster, queue):
     assert http.get(f"/queues/{queue}+audit").json()["items"] >= 2
 
 
-def test_a_child_that_is_created_again_is_no_longer_deleted(cluster, queue):
-    """A member that was away during both keeps it."""
-    _, http, (one, two, _) = cluster
-    subscribe(http, queue)
-    two.kill()
-    until(lambda: up(http) == 1)
-    assert http.delete(f"/queues/{queue}/subscriptions/audit").status_code == 200
-    assert http.put(f"/queues/{queue}/subscriptions/audit").status_code == 503
-    two.start()
-    subscribe(http, queue)
-    publish(http, queue, 10)
-    assert children(one, queue) == children(two, queue) == {f"{queue}+audit"}
-
-
 @pytest.mark.parametrize("frozen", [False, True], ids=["killed", "frozen"])
 @pytest.mark.parametrize("restarted", [False, True], ids=["same gateway", "restarted gateway"])
-def test_jobs_of_a_deleted_subscription_do_not_come_to_a_new_one_of_the_same_name(cluster, queue, frozen, restarted):
-    """The member that was away during both deletes the old one before it has the new one, which keeps its jobs."""
+def test_subscriptions_that_were_deleted_while_a_member_was_away(cluster, new_queue, frozen, restarted):
+    """One does not return with the member, also if no worker remembers the deletion by itself. One that was created
+    again is on every member, and has no old jobs: the member deletes the old one before it has the new one."""
     gateway, http, (one, two, _) = cluster
-    path = f"/queues/{queue}/subscriptions/audit"
-    subscribe(http, queue)
-    while copies([two], queue)[0][1] < 3:
-        publish(http, queue, 1)
+    gone, again = new_queue(), new_queue()
+    for queue in (gone, again):
+        subscribe(http, queue)
+    while copies([two], again)[0][1] < 3:
+        publish(http, again, 1)
     if frozen:
         two.process.send_signal(signal.SIGSTOP)
     else:
         two.kill()
     try:
         until(lambda: up(http) == 1)
-        answer = http.delete(path)
-        assert (answer.status_code, answer.headers["queue-coverage"]) == (200, "1/2")
-        assert http.put(path).status_code == 503
+        for queue in (gone, again):
+            answer = http.delete(f"/queues/{queue}/subscriptions/audit")
+            assert (answer.status_code, answer.headers["queue-coverage"]) == (200, "1/2")
+        assert http.put(f"/queues/{again}/subscriptions/audit").status_code == 503
         if restarted:
             gateway.kill()
             gateway.start()
@@ -274,14 +242,19 @@ def test_jobs_of_a_deleted_subscription_do_not_come_to_a_new_one_of_the_same_nam
             two.start()
         else:
             two.process.send_signal(signal.SIGCONT)
-    subscribe(http, queue)
-    assert copies([one, two], queue)[1][1] == 0, "the old jobs are gone when the request succeeds"
-    before = [items for items, _ in copies([one, two], queue)]
-    publish(http, queue, 20)
+    subscribe(http, again)
+    assert copies([one, two], again)[1][1] == 0, "the old jobs are gone when the request succeeds"
+    before = [items for items, _ in copies([one, two], again)]
+    publish(http, again, 20)
+    publish(http, gone, 20)
+    until(lambda: not children(one, gone) | children(two, gone))
     wait_for_looks(one, two)
-    found = [(items - old, copied) for old, (items, copied) in zip(before, copies([one, two], queue), strict=True)]
+    found = [(items - old, copied) for old, (items, copied) in zip(before, copies([one, two], again), strict=True)]
     assert all(items == copied for items, copied in found), found
     assert found[1][0] > 0
+    assert children(one, again) == children(two, again) == {f"{again}+audit"}
+    assert children(one, gone) | children(two, gone) == set()
+    assert http.get(f"/queues/{gone}+audit/next?timeout=0").status_code == 404
 
 
 def test_polls_that_wait_while_a_member_returns_get_no_job_of_the_deleted_subscription(cluster, queue):
