@@ -23,10 +23,13 @@ def on_a_socket(directory: Path) -> BrokerProcess:
 
 
 def renew(broker: BrokerProcess) -> None:
-    """It runs, and has no queue."""
-    if broker.process.poll() is not None:
+    """It runs, accepts items, and has no queue."""
+    if broker.process.poll() is None:
+        broker.thaw()
+    else:
         broker.start()
     with contextlib.closing(broker.client()) as memcache:
+        memcache.ask(b"status up\r\n")
         for key in memcache.queues():
             memcache.ask(f"delete {key}\r\n".encode())
 
@@ -38,8 +41,15 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokerProcess]:
         yield broker
 
 
-@pytest.fixture
-def own_broker(tmp_path: Path) -> Iterator[BrokerProcess]:
-    """A broker that the test may kill."""
-    with on_a_socket(tmp_path) as broker:
+@pytest.fixture(scope="session")
+def renewed_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokerProcess]:
+    """The process of `own_broker`."""
+    with on_a_socket(tmp_path_factory.mktemp("own")) as broker:
         yield broker
+
+
+@pytest.fixture
+def own_broker(renewed_broker: BrokerProcess) -> Iterator[BrokerProcess]:
+    """A broker without queues that the test may kill, freeze or make read-only."""
+    yield renewed_broker
+    renew(renewed_broker)

@@ -4,10 +4,11 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.kestrel.conftest import renew
 from tests.lab.broker import BrokerProcess
 from tests.lab.ledger import ledger_balances
 
-__all__ = ["broker", "ledger_balances", "own_broker"]
+__all__ = ["broker", "ledger_balances", "own_broker", "renewed_broker"]
 
 LIMITS = """
 [queues.small]
@@ -29,8 +30,15 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokerProcess]:
         yield broker
 
 
-@pytest.fixture
-def own_broker(tmp_path) -> Iterator[BrokerProcess]:
-    """One that the test may stop."""
-    with BrokerProcess(tmp_path / "data", "--fsync", "off", config=LIMITS) as broker:
+@pytest.fixture(scope="module")
+def renewed_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokerProcess]:
+    """The process of `own_broker`."""
+    with BrokerProcess(tmp_path_factory.mktemp("own") / "data", "--fsync", "off", config=LIMITS) as broker:
         yield broker
+
+
+@pytest.fixture
+def own_broker(renewed_broker: BrokerProcess) -> Iterator[BrokerProcess]:
+    """One without queues that the test may kill, freeze or make read-only."""
+    yield renewed_broker
+    renew(renewed_broker)
