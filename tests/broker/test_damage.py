@@ -46,6 +46,14 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return data
 
 
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory that a killed broker has left, with JOBS: its log holds a commit for each."""
+    data = tmp_path_factory.mktemp("killed") / "data"
+    fill(data, JOBS, end="kill")
+    return data
+
+
 def place(number: int) -> int:
     """The id of the second item of queue `number`."""
     return (number << SEQUENCE_BITS) + 2
@@ -429,10 +437,9 @@ def test_a_broker_that_is_being_killed_is_waited_for(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("end", ["stop", "kill"])
-def test_check_changes_nothing(tmp_path: Path, end: str) -> None:
+def test_check_changes_nothing(whole: Path, killed: Path, tmp_path: Path, end: str) -> None:
     """Every file is afterwards as it was, also the log of a killed broker, whose jobs are counted."""
-    data = tmp_path / "data"
-    fill(data, JOBS, end=end)
+    data = copy(whole if end == "stop" else killed, tmp_path / "data")
     before = {path.name: path.read_bytes() for path in data.iterdir() if path.name != "broker.sqlite-shm"}
     code, said = check(data)
     assert code == 0, said
@@ -483,16 +490,11 @@ def test_only_its_sender_hears_of_an_item_that_cannot_be_written(tmp_path: Path)
 # The log
 
 
-def _killed(tmp_path: Path) -> tuple[Path, Path]:
-    data = tmp_path / "data"
-    fill(data, JOBS, end="kill")
-    return data, data / "broker.sqlite-wal"
-
-
 @pytest.mark.parametrize("damage", ["last frame's salt", "last frame's size", "last frame's page", "cut", "removed"])
-def test_the_end_of_a_log_that_is_damaged_is_told(tmp_path: Path, damage: str) -> None:
+def test_the_end_of_a_log_that_is_damaged_is_told(killed: Path, tmp_path: Path, damage: str) -> None:
     """Also the last commit, and a log that is cut off at the end of a commit, or gone."""
-    data, log = _killed(tmp_path)
+    data = copy(killed, tmp_path / "data")
+    log = data / "broker.sqlite-wal"
     content = bytearray(log.read_bytes())
     last = len(content) - 4096 - 24
     if damage == "removed":

@@ -10,6 +10,7 @@ import time
 import pytest
 
 from tests.lab.broker import BrokerProcess
+from tests.lab.examples import examples
 from tests.lab.memcache import MemcacheClient
 
 
@@ -283,7 +284,7 @@ def test_fanout_child_outlives_a_kill(tmp_path_factory: pytest.TempPathFactory) 
 
 def test_backlog_larger_than_the_window(broker: BrokerProcess, client: MemcacheClient, name: str) -> None:
     """Items that are only on disk come in order, and a reader that does not wait gets them, too."""
-    count = 5000
+    count = 2500  # 1,024 are read ahead
     client.send(b"".join(b"set %b 0 0 6\r\n%06d\r\n" % (name.encode(), i) for i in range(count)))
     client.read(8 * count)
     assert broker.stat(f"queue_{name}_mem_items") < count
@@ -340,7 +341,7 @@ def test_expired_backlog_moves_after_a_restart(tmp_path_factory: pytest.TempPath
 
 def test_thousands_of_connections_each_get_their_item(broker: BrokerProcess, client: MemcacheClient, name: str) -> None:
     """Thousands of parked readers (as many as this machine's descriptors allow): each gets its item."""
-    count = 2000
+    count = examples(2000, fewest=1000)
     waiters = []
     for _ in range(count):
         waiters.append(broker.client(20))
