@@ -6,13 +6,17 @@ import json
 import os
 import re
 import subprocess
+import sys
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
+from typing import IO
 
 import httpx
 import pytest
 
 from tests.lab.commands import COMMAND, Commands, Finished, environment
+from tests.lab.forkserver import ForkedProcess
 from tests.lab.gateway import Running
 
 COMMANDS = (
@@ -84,25 +88,26 @@ def test_a_job_that_cannot_be_printed(command: Commands, queue: str, ack: list[s
     assert (again["data"], again["attempt"]) == ("precious", 1)
 
 
-def closed(gateway: Running, files: str, *arguments: str) -> subprocess.CompletedProcess[bytes]:
-    """A command that is started with standard files closed. Not forked: Python decides at its start."""
-    return subprocess.run(
-        ["sh", "-c", f'exec "$@" {files}', "sh", *COMMAND, *arguments],
-        capture_output=True,
-        stdin=subprocess.DEVNULL,
-        env=environment(gateway.url),
-        check=False,
-        timeout=60,
+def without(
+    gateway: Running, closed: str, *arguments: str, stderr: int | IO[bytes] = subprocess.PIPE
+) -> subprocess.CompletedProcess[bytes]:
+    """A command that has no standard files of these numbers."""
+    command = [sys.executable, "-m", "tests.lab.closed_files", closed, *arguments] if closed else [*COMMAND, *arguments]
+    process: subprocess.Popen[bytes] = ForkedProcess(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr, env=environment(gateway.url)
     )
+    with process:
+        output, errors = process.communicate(timeout=60)
+    return subprocess.CompletedProcess(command, process.returncode, output, errors)
 
 
 def test_closed_output(gateway: Running, http: httpx.Client, command: Commands, queue: str):
     """A command works as with /dev/null; `next` takes no job, because nobody could see its lease."""
-    done = closed(gateway, ">&-", "put", queue, "x")
+    done = without(gateway, "1", "put", queue, "x")
     assert (done.returncode, done.stderr) == (0, b"")
-    done = closed(gateway, ">&-", "queues")
+    done = without(gateway, "1", "queues")
     assert (done.returncode, done.stderr) == (0, b"")
-    done = closed(gateway, ">&-", "next", queue)
+    done = without(gateway, "1", "next", queue)
     assert done.returncode == 2
     assert done.stderr == (
         b"kestrel-gateway: standard output is closed, so a job could not be printed; no job was taken\n"
@@ -111,21 +116,19 @@ def test_closed_output(gateway: Running, http: httpx.Client, command: Commands, 
     assert (figures["items"], figures["open_reads"]) == (1, 0)
 
 
-@pytest.mark.parametrize("files", ["2>/dev/full", "2>&-", "2>/dev/full >&-"])
-def test_messages_that_cannot_be_written(gateway: Running, http: httpx.Client, queue: str, files: str):
+@pytest.mark.parametrize(("closed", "full"), [("", True), ("2", False), ("1", True)], ids=["full", "closed", "both"])
+def test_messages_that_cannot_be_written(
+    gateway: Running, http: httpx.Client, queue: str, tmp_path: Path, *, closed: str, full: bool
+):
     """They change neither what a command does nor its exit code."""
-    lines = f"printf 'x\\n1\\n2\\n' | {files} exec \"$@\""
-    done = subprocess.run(
-        ["sh", "-c", lines, "sh", *COMMAND, "put", queue, "--lines"],
-        capture_output=True,
-        env=environment(gateway.url),
-        check=False,
-        timeout=60,
-    )
-    assert done.returncode == 1, "the first line is not JSON"
-    assert http.get(f"/queues/{queue}").json()["items"] == 2
-    assert closed(gateway, files, "queue", "nosuch").returncode == 3
-    assert closed(gateway, files, "put", queue, "--skip", "1").returncode == 2
+    (tmp_path / "lines").write_text("x\n1\n2\n")
+    with Path("/dev/full").open("wb") as disk:
+        run = partial(without, gateway, closed, stderr=disk if full else subprocess.PIPE)
+        done = run("put", queue, "--lines", "--file", str(tmp_path / "lines"))
+        assert done.returncode == 1, "the first line is not JSON"
+        assert http.get(f"/queues/{queue}").json()["items"] == 2
+        assert run("queue", "nosuch").returncode == 3
+        assert run("put", queue, "--skip", "1").returncode == 2
 
 
 STRANGE = "no\nsuch\x1b[2J  file\u2028"
@@ -223,9 +226,21 @@ def test_a_duration_of_centuries(command: Commands, arguments: tuple[str, ...]):
     assert b"999999999999 is above the maximum of 1000000000 seconds" in done.stderr
 
 
+def executed(gateway: Running, files: str, *arguments: str) -> subprocess.CompletedProcess[bytes]:
+    """A command that a shell starts with standard files closed. Not forked, so that Python finds them so."""
+    return subprocess.run(
+        ["sh", "-c", f'exec "$@" {files}', "sh", *COMMAND, *arguments],
+        capture_output=True,
+        stdin=subprocess.DEVNULL,
+        env=environment(gateway.url),
+        check=False,
+        timeout=60,
+    )
+
+
 def test_every_standard_file_is_closed(gateway: Running, command: Commands, queue: str):
     """No connection takes the number of a standard file, and the job is stored."""
-    assert closed(gateway, "<&- >&- 2>&-", "put", queue, "x").returncode == 0
-    done = closed(gateway, "<&-", "put", queue)
+    assert executed(gateway, "<&- >&- 2>&-", "put", queue, "x").returncode == 0
+    done = executed(gateway, "<&-", "put", queue)
     assert (done.returncode, b"standard input is empty" in done.stderr) == (2, True)
     assert json.loads(command.text("next", queue, "--ack", "--wait", "0"))["data"] == "x"

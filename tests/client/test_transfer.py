@@ -9,16 +9,18 @@ import base64
 import contextlib
 import json
 import os
+import resource
 import signal
 import subprocess
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 
 from gateway.client import events, json_parts
-from tests.lab.commands import COMMAND, Commands, environment
+from tests.lab.commands import COMMAND, Commands, environment, run_process
 from tests.lab.forkserver import ForkedProcess
 from tests.lab.gateway import Running, running
 from tests.lab.holding import HoldingProxy
@@ -105,7 +107,7 @@ def test_an_export_has_the_order_of_the_queue(command: Commands, gateway: Runnin
     file = tmp_path / "jobs"
     with gateway.client() as http:
         while True:
-            names = [each for each, _, _ in fill(http, queue, 2500)]
+            names = [each for each, _, _ in fill(http, queue, 800)]
             code = interrupted(gateway.url, file, "export", queue, str(file))
             if code:
                 break
@@ -348,13 +350,24 @@ def test_an_import_that_cannot_note_how_far_it_is(command: Commands, http: httpx
     assert http.get(f"/queues/{queue}").status_code == 404
 
 
+@contextlib.contextmanager
+def no_file_grows() -> Iterator[None]:
+    """Until the end of the block, and in the processes that are started there."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
 def test_nothing_is_acked_that_is_not_on_disk(gateway: Running, http: httpx.Client, queue: str, tmp_path: Path):
     """The file cannot grow: the jobs go back to their queue."""
     http.post(f"/queues/{queue}/jobs", content=b"precious").raise_for_status()
-    limited = ["bash", "-c", 'ulimit -f 0; exec "$@"', "bash", *COMMAND, "export", queue, str(tmp_path / "jobs")]
-    done = subprocess.run(limited, env=environment(gateway.url), capture_output=True, timeout=60)
+    with no_file_grows():
+        done = run_process([*COMMAND, "export", queue, str(tmp_path / "jobs")], env=environment(gateway.url))
     assert done.returncode == 1
-    assert b"File too large; the last jobs are not acked" in done.stderr
+    assert "File too large; the last jobs are not acked" in done.stderr
     assert http.get(f"/queues/{queue}/next?timeout=5").json()["attempt"] <= 2
 
 
