@@ -20,6 +20,7 @@ import httpx
 
 from tests.lab.broker import BrokerProcess
 from tests.lab.commands import Commands
+from tests.lab.examples import examples
 from tests.lab.gateway import Running
 from tests.lab.waiting import until
 
@@ -30,17 +31,22 @@ LONG_S = 1800.0
 
 @dataclass
 class Seen:
-    """What the threads have seen. refused: answers of an enqueue that are no success. repeated: after their ack."""
+    """What the threads have seen. refused: answers of an enqueue that are no success. repeated: after their ack.
+
+    begun: jobs are enqueued in as many parts, each once its part of the move begins, so that no part is without load.
+    """
 
     enqueued: set[int] = field(default_factory=set)
     refused: Counter[int] = field(default_factory=Counter)
     acked: dict[str, set[int]] = field(default_factory=dict)
     repeated: list[tuple[str, int]] = field(default_factory=list)
+    begun: list[threading.Event] = field(default_factory=lambda: [threading.Event() for _ in range(5)])
 
 
 def produce(gateway: Running, seen: Seen, numbers: range) -> None:
     with gateway.client() as http:
         for number in numbers:
+            seen.begun[number * len(seen.begun) // numbers.stop].wait(LONG_S)
             headers = {"Idempotency-Key": f"job-{number}"} | ({"Ordering-Key": f"k{number % 7}"} if number % 2 else {})
             while (answer := http.post(f"/queues/{QUEUE}/jobs", json=number, headers=headers)).status_code != 201:
                 seen.refused[answer.status_code] += 1
@@ -105,13 +111,19 @@ def move_under_load(folder: Path, jobs: int) -> Seen:
         ]
         for each in threads:
             each.start()
-        until(lambda: len(seen.enqueued) > jobs // 4, within_s=LONG_S)
+        seen.begun[0].set()
+        until(lambda: len(seen.enqueued) > jobs // 10, within_s=LONG_S)
+        seen.begun[1].set()
         members(gateway, old, new)
+        until(lambda: set(shown(http)) == {old.address, new.address})
+        seen.begun[2].set()
         until(lambda: new.stat(f"queue_{QUEUE}_total_items") > 0)
         assert all(new.stat(f"queue_{QUEUE}+{each}_total_items") > 0 for each in CHILDREN)
+        seen.begun[3].set()
         assert http.put(f"/backends/{old.address}/status", json={"status": "readonly"}).status_code == 200
         # What no consumer reads stays: the dead letter, and the queue of another program.
         until(lambda: left(http, old) == (2, 0), within_s=LONG_S)
+        seen.begun[4].set()
         members(gateway, new)
         until(lambda: set(shown(http)) == {new.address})
         done = Commands(gateway.url)("forward", "--from", old.address, "--to", new.address)
@@ -135,7 +147,8 @@ def check(seen: Seen, jobs: int) -> None:
 
 def test_a_move_under_load(tmp_path: Path) -> None:
     """No job is lost, on the queue and for each child, and none is delivered again after its ack."""
-    check(move_under_load(tmp_path, 150), 150)
+    jobs = examples(150, fewest=60)
+    check(move_under_load(tmp_path, jobs), jobs)
 
 
 if __name__ == "__main__":

@@ -2,18 +2,47 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import pytest
 
 from gateway.migration.queue_names import unreadable
 from tests.lab.broker import BrokerProcess
 from tests.lab.commands import Commands
-from tests.lab.gateway import running
+from tests.lab.gateway import Running, running
 from tests.lab.memcache import MemcacheClient
 from tests.lab.ports import free_port
 
 run = Commands("http://127.0.0.1:9")
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    with running(tmp_path_factory.mktemp("gateway") / "data") as process:
+        yield process
+
+
+@dataclass(frozen=True)
+class Keyed:
+    """A gateway with a key for each scope, and where memcache clients reach its broker."""
+
+    url: str
+    broker: str
+    secrets: dict[str, str]
+
+
+@pytest.fixture(scope="module")
+def keyed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Keyed]:
+    folder, broker = tmp_path_factory.mktemp("keyed"), f"127.0.0.1:{free_port()}"
+    made = {
+        each: run.text("keys", "new", "--name", each, "--scope", each) for each in ("produce", "consume", "observe")
+    }
+    keys = folder / "keys"
+    keys.write_text("".join(each.partition("\n\n")[2] for each in made.values()))
+    keys.chmod(0o600)
+    with running(folder / "data", "--broker-listen", broker, "--keys", str(keys)) as process:
+        yield Keyed(process.url, broker, {scope: each.partition("\n")[0] for scope, each in made.items()})
 
 
 def put(address: str, key: str, *bodies: bytes) -> None:
@@ -57,53 +86,40 @@ def test_the_mark_of_another_forward(old: BrokerProcess, new: BrokerProcess) -> 
     assert (numbers(old), numbers(new)) == ({mark: 1, "forward-mail": 0}, {"forward-mail": 1})
 
 
-def test_a_gateway_in_front_of_the_server(tmp_path: Path) -> None:
+def test_a_gateway_in_front_of_the_server(keyed: Keyed) -> None:
     """It is recognized; with a key that may only produce it is not, but then the command ends, too."""
-    port = free_port()
-    keys = tmp_path / "keys"
-    made = [run.text("keys", "new", "--name", each, "--scope", each) for each in ("produce", "consume", "observe")]
-    keys.write_text("".join(each.partition("\n\n")[2] for each in made))
-    keys.chmod(0o600)
-    secrets = [each.partition("\n")[0] for each in made]
-    with running(tmp_path / "data", "--broker-listen", f"127.0.0.1:{port}", "--keys", str(keys)) as gateway:
-        put(f"127.0.0.1:{port}", "mail", b"1", b"2", b"3")
-        arguments = ("forward", "--from", f"127.0.0.1:{port}", "--to", gateway.url, "--key")
-        seen = run(*arguments, secrets[2])
-        assert (seen.returncode, b"again and again" in seen.stderr) == (1, True), seen.stderr
-        unseen = run(*arguments, secrets[0])
-        assert (unseen.returncode, b"gets jobs as fast as they are moved" in unseen.stderr) == (5, True), unseen.stderr
-        client = MemcacheClient(f"127.0.0.1:{port}")
-        assert len(list(client.take_all("mail"))) == 3
-        client.close()
+    put(keyed.broker, "mail", b"1", b"2", b"3")
+    arguments = ("forward", "--from", keyed.broker, "--to", keyed.url, "--key")
+    seen = run(*arguments, keyed.secrets["observe"])
+    assert (seen.returncode, b"again and again" in seen.stderr) == (1, True), seen.stderr
+    unseen = run(*arguments, keyed.secrets["produce"])
+    assert (unseen.returncode, b"gets jobs as fast as they are moved" in unseen.stderr) == (5, True), unseen.stderr
+    client = MemcacheClient(keyed.broker)
+    assert len(list(client.take_all("mail"))) == 3
+    client.close()
 
 
-def test_a_key_that_is_missing_or_may_not_produce(old: BrokerProcess, tmp_path: Path) -> None:
+def test_a_key_that_is_missing_or_may_not_produce(old: BrokerProcess, keyed: Keyed) -> None:
     """The exit code is 4, as with every command, and the jobs stay in their order."""
     bodies = [b"%d" % number for number in range(5)]
     put(old.address, "mail", *bodies)
-    keys = tmp_path / "keys"
-    secret, _, table = run.text("keys", "new", "--name", "c", "--scope", "consume").partition("\n\n")
-    keys.write_text(table)
-    keys.chmod(0o600)
-    with running(tmp_path / "data", "--keys", str(keys)) as gateway:
-        for options in ([], ["--key", secret]):
-            done = run("forward", "--from", old.address, "--to", gateway.url, *options)
-            assert done.returncode == 4, done.stderr
+    for options in ([], ["--key", keyed.secrets["consume"]]):
+        done = run("forward", "--from", old.address, "--to", keyed.url, *options)
+        assert done.returncode == 4, done.stderr
     assert list(old.client().take_all("mail")) == bodies
 
 
-def test_one_bad_name_among_others(old: BrokerProcess, tmp_path: Path) -> None:
+def test_one_bad_name_among_others(old: BrokerProcess, gateway: Running) -> None:
     """The other queues are moved, before and after it; the exit code says that not all are."""
     for key in ("a", "b__dead", "b+child", "c%", "d"):
         put(old.address, key, b"x")
-    with running(tmp_path / "data") as gateway:
-        done = run("forward", "--from", old.address, "--to", gateway.url)
-        assert done.returncode == 1
-        assert numbers(old) == {"a": 0, "b__dead": 1, "b+child": 1, "c%": 1, "d": 0}
-        for key in ("b__dead", "b+child", "c%"):
-            assert f"{key} is not moved: invalid-name".encode() in done.stderr
-        with gateway.client() as http:
-            assert [http.get(f"/queues/{name}").json()["items"] for name in "ad"] == [1, 1]
+    done = run("forward", "--from", old.address, "--to", gateway.url)
+    assert done.returncode == 1
+    assert numbers(old) == {"a": 0, "b__dead": 1, "b+child": 1, "c%": 1, "d": 0}
+    for key in ("b__dead", "b+child", "c%"):
+        assert f"{key} is not moved: invalid-name".encode() in done.stderr
+    with gateway.client() as http:
+        assert [http.get(f"/queues/{name}").json()["items"] for name in "ad"] == [1, 1]
 
 
 def test_children_of_a_queue_that_is_left_out(old: BrokerProcess, new: BrokerProcess) -> None:
@@ -129,13 +145,12 @@ def test_names_that_fit_nothing(old: BrokerProcess, new: BrokerProcess) -> None:
     assert (numbers(old), numbers(new)) == ({"mail": 1}, {})
 
 
-def test_a_port_of_something_else(old: BrokerProcess, tmp_path: Path) -> None:
+def test_a_port_of_something_else(old: BrokerProcess, gateway: Running) -> None:
     """A gateway's HTTP port, for example: the message says what is wanted, and nothing is tried again."""
     put(old.address, "mail", b"x")
-    with running(tmp_path / "data") as gateway:
-        for source, to in ((gateway.url[7:], old.address), (old.address, gateway.url[7:])):
-            done = run("forward", "--from", source, "--to", to)
-            assert (done.returncode, b"does not answer like a Kestrel server" in done.stderr) == (1, True), done.stderr
+    for source, to in ((gateway.url[7:], old.address), (old.address, gateway.url[7:])):
+        done = run("forward", "--from", source, "--to", to)
+        assert (done.returncode, b"does not answer like a Kestrel server" in done.stderr) == (1, True), done.stderr
 
 
 def test_delayed_jobs_keep_their_queue(old: BrokerProcess, new: BrokerProcess) -> None:
