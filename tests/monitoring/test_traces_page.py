@@ -15,6 +15,7 @@ from threading import Thread
 import pytest
 
 from tests.lab.collector import Collector, SpanSeen
+from tests.lab.commands import run_process
 from tests.lab.gateway import Running, running
 
 PAGE = Path(__file__).parents[2] / "docs/traces.md"
@@ -53,7 +54,9 @@ def enqueued(traced: Running, collector: Collector) -> str:
     return found.pop()
 
 
-def test_a_python_consumer_continues_the_trace(traced: Running, collector: Collector, enqueued: str) -> None:
+def test_a_python_consumer_continues_the_trace(
+    traced: Running, collector: Collector, enqueued: str, tmp_path: Path
+) -> None:
     """Its span is a child of the enqueue, and the job is acked."""
     export = (
         "from opentelemetry import trace\n"
@@ -65,9 +68,8 @@ def test_a_python_consumer_continues_the_trace(traced: Running, collector: Colle
         "trace.set_tracer_provider(provider)\n"
     )
     environment = os.environ | {"GATEWAY": traced.url, "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url}
-    done = subprocess.run(
-        [sys.executable, "-c", export + program("python")], env=environment, capture_output=True, text=True, timeout=60
-    )
+    (tmp_path / "consumer.py").write_text(export + program("python"))
+    done = run_process([sys.executable, str(tmp_path / "consumer.py")], env=environment)
     assert done.returncode == 0, done.stderr
     spans = collector.wait(lambda spans: {"process emails", "ack emails"} <= {each.name for each in spans})
     processed = next(each for each in spans if each.name == "process emails")

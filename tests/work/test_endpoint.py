@@ -136,7 +136,7 @@ def test_an_endpoint_that_is_unavailable_is_asked_seldom(
     start: Start, put: Put, queue: str, http: httpx.Client, status: int
 ):
     """It gets few requests, however many jobs there are."""
-    put(*map(str, range(50)))
+    put(*map(str, range(20)))
     with Endpoint(lambda _: Reply(status)) as web:
         worker = start(queue, *AT_ONCE, "--concurrency", "2", "--to", web.url)
         until(lambda: bool(web.posted))

@@ -181,13 +181,13 @@ def test_a_command_that_ignores_sigterm_is_killed_after_its_time(start: Start, p
     assert rest() == {"job": (2, "the command ran longer than 0.5 s (--timeout): working")}
 
 
-def test_ten_megabytes_of_standard_error(start: Start, put: Put, queue: str, dead):
+def test_two_megabytes_of_standard_error(start: Start, put: Put, queue: str, dead):
     """All of it is passed on, and the end is the reason."""
     put("job")
-    script = "head -c 10000000 /dev/zero | tr '\\0' x >&2; echo ' the end' >&2; exit 100"
+    script = "head -c 2000000 /dev/zero | tr '\\0' x >&2; echo ' the end' >&2; exit 100"
     worker = start(queue, "--max-jobs", "1", "--exec", "sh", "-c", script)
     assert worker.wait() == 0
-    assert worker.text().count("x") >= 10_000_000
+    assert worker.text().count("x") >= 2_000_000
     reason = dead()["job"]
     assert reason.startswith("exit status 100: …x")
     assert reason.endswith("x the end")
