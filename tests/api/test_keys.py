@@ -8,7 +8,6 @@ import re
 import signal
 import sys
 import time
-from pathlib import Path
 
 import httpx
 import pytest
@@ -22,7 +21,10 @@ from tests.api.keyring import Keyring
 from tests.lab import plain
 from tests.lab.commands import run_process
 from tests.lab.gateway import running
+from tests.lab.http import AsyncHttp
+from tests.lab.processes import children_of
 from tests.lab.waiting import until
+from tests.lab.workers import client_of_each
 from tests.lab.yaml_text import parse_yaml
 
 DIGEST = hashlib.sha256(b"secret").hexdigest()
@@ -464,9 +466,9 @@ def test_new_secrets_differ():
 # While it runs
 
 
-def status(gateway, ring, name):
-    """What a new connection gets with that key."""
-    return plain.get(gateway.url + "/queues", headers=ring.bearer(name)).status_code
+def status(http, ring, name):
+    """What a request with that key gets."""
+    return http.get("/queues", headers=ring.bearer(name)).status_code
 
 
 def test_keys_change_without_a_restart(tmp_path):
@@ -475,74 +477,81 @@ def test_keys_change_without_a_restart(tmp_path):
     ring.add("old", "acme")
     ring.add("stays", "acme")
     flags = ("--keys", str(ring.path), "--workers", "2")
+    queues = [f"parked{number}" for number in range(8)]
 
-    async def busy(gateway, stop):
-        """Asks over connections to both workers, until stopped; every answer must be a 200."""
+    async def ask(http, name, *request):
+        """The status of a request."""
+        return (await http.ask(*request, headers=f"Authorization: Bearer {ring.secrets[name]}\r\n"))[0]
+
+    async def busy(http, stop):
+        """Asks until stopped; every answer must be a 200."""
         count = 0
-        async with plain.async_client(base_url=gateway.url, headers=ring.bearer("stays")) as http:
-            while not stop.is_set():
-                answers = await asyncio.gather(*(http.get("/queues") for _ in range(4)))
-                assert {each.status_code for each in answers} == {200}
-                count += len(answers)
+        while not stop.is_set():
+            assert await ask(http, "stays", "GET", "/queues") == 200
+            await asyncio.sleep(0.005)  # for each of the four, so that the load is 800 requests a second at most
+            count += 1
         return count
 
-    async def poll(gateway, queue):
-        async with plain.async_client(base_url=gateway.url, headers=ring.bearer("old"), timeout=30) as http:
-            return await http.get(f"/queues/{queue}/next?timeout=20")
-
-    async def scenario(gateway):
+    async def scenario(gateway, both):
         stop = asyncio.Event()
-        async with asyncio.TaskGroup() as tasks:
-            load_task = tasks.create_task(busy(gateway, stop))
-            polls = [tasks.create_task(poll(gateway, f"parked{number}")) for number in range(8)]
-            await asyncio.to_thread(until, lambda: parked(gateway) == 8)
+        async with contextlib.AsyncExitStack() as stack, asyncio.TaskGroup() as tasks:
+
+            def connection():
+                http = AsyncHttp(gateway.port)
+                stack.callback(http.close)
+                return http
+
+            load_tasks = [tasks.create_task(busy(connection(), stop)) for _ in range(4)]
+            paths = [f"/queues/{queue}/next?timeout=20" for queue in queues]
+            polls = [tasks.create_task(ask(connection(), "old", "GET", path)) for path in paths]
+            await asyncio.to_thread(until, lambda: parked(both[0]) == 8)
             ring.add("new", "acme")
             ring.remove("old")
             await asyncio.to_thread(reload, gateway)
-            await asyncio.to_thread(everywhere, gateway)
-            async with plain.async_client(base_url=gateway.url, headers=ring.bearer("new")) as http:
-                for number in range(8):
-                    assert (await http.post(f"/queues/parked{number}/jobs", content=b"1")).status_code == 201
-            assert [(await each).status_code for each in polls] == [200] * 8
+            assert [status(http, ring, "new") for http in both] == [200] * 2
+            assert [status(http, ring, "old") for http in both] == [401] * 2
+            for queue in queues:
+                assert both[0].post(f"/queues/{queue}/jobs", json=1, headers=ring.bearer("new")).status_code == 201
+            assert [await each for each in polls] == [200] * 8
             stop.set()
-        assert load_task.result() > 0
+        assert all(task.result() > 0 for task in load_tasks)
 
-    def parked(gateway):
+    def parked(http):
         """How many queues have a poll that waits."""
-        shown = plain.get(gateway.url + "/queues?filter=waiters>0", headers=ring.bearer("stays"))
-        return len(shown.json()["queues"])
+        return len(http.get("/queues?filter=waiters>0").json()["queues"])
 
     def reload(gateway):
         done = gateway.log.read_text().count("reload: ended")
         gateway.process.send_signal(signal.SIGHUP)
         until(lambda: gateway.log.read_text().count("reload: ended") >= done + 2)
 
-    def everywhere(gateway):
-        """20 connections, spread over both workers by the kernel: all of them see the new file."""
-        assert [status(gateway, ring, "new") for _ in range(20)] == [200] * 20
-        assert [status(gateway, ring, "old") for _ in range(20)] == [401] * 20
-
     with running(tmp_path / "data", *flags) as gateway:
-        queues = [f"parked{number}" for number in range(8)]
-        with ring.client(gateway, "stays") as http:
+        with client_of_each(gateway, 2, headers=ring.bearer("stays")) as both:
             for queue in queues:
-                http.get(f"/queues/{queue}/next?timeout=0")
-        asyncio.run(scenario(gateway))
+                both[0].get(f"/queues/{queue}/next?timeout=0")
+            asyncio.run(scenario(gateway, both))
 
 
-def test_a_bad_file_changes_nothing(tmp_path):
-    """A file with mistakes, no file, and one that adds or removes tenants: an error, and the old keys stay."""
-    ring = Keyring(tmp_path / "keys.toml")
+@pytest.fixture(scope="module")
+def changing(tmp_path_factory):
+    """A gateway, its keys and their file's content, which tests change and put back."""
+    ring = Keyring(tmp_path_factory.mktemp("changing") / "keys.toml")
     ring.add("good", "acme")
-    content = ring.path.read_text()
-    with running(tmp_path / "data", "--keys", str(ring.path)) as gateway:
+    with running(ring.path.parent / "data", "--keys", str(ring.path)) as gateway:
+        yield gateway, ring, ring.path.read_text()
+
+
+def test_a_bad_file_changes_nothing(changing):
+    """A file with mistakes, no file, and one that adds or removes tenants: an error, and the old keys stay."""
+    gateway, ring, content = changing
+    with gateway.client() as http:
 
         def reload(expected):
             count = gateway.log.read_text().count("reload: ended")
             gateway.process.send_signal(signal.SIGHUP)
             until(lambda: gateway.log.read_text().count("reload: ended") > count)
             assert expected in gateway.log.read_text()
-            assert status(gateway, ring, "good") == 200
+            assert status(http, ring, "good") == 200
 
         ring.path.write_text(content + "colour = 1")
         reload("keys.toml:6: keys[1].colour is unknown")
@@ -552,32 +561,29 @@ def test_a_bad_file_changes_nothing(tmp_path):
         reload("keys.toml: cannot be read: No such file or directory")
         ring.path.write_text("keys = []")
         gateway.process.send_signal(signal.SIGHUP)
-        until(lambda: status(gateway, ring, "good") == 401)
+        until(lambda: status(http, ring, "good") == 401)
         ring.path.write_text(content)
         gateway.process.send_signal(signal.SIGHUP)
-        until(lambda: status(gateway, ring, "good") == 200)
+        until(lambda: status(http, ring, "good") == 200)
         assert "Traceback" not in gateway.log.read_text()
 
 
-def test_a_worker_that_starts_later_keeps_to_the_tenants(tmp_path):
+def test_a_worker_that_starts_later_keeps_to_the_tenants(changing):
     """A worker killed after the file lost its tenants does not serve other Kestrel keys than those before it."""
-    ring = Keyring(tmp_path / "keys.toml")
-    ring.add("good", "acme")
-    content = ring.path.read_text()
-    with running(tmp_path / "data", "--keys", str(ring.path)) as gateway:
-        ring.path.write_text(content.replace('tenant = "acme"\n', ""))
-        kill_worker(gateway)
-        until(lambda: "restart the gateway to change that" in gateway.log.read_text())
-        ring.path.write_text(content)
-        until(lambda: served(gateway, ring))
+    gateway, ring, content = changing
+    refusal = "restart the gateway to change that"
+    ring.path.write_text(content.replace('tenant = "acme"\n', ""))
+    told = gateway.log.read_text().count(refusal)
+    kill_worker(gateway)
+    until(lambda: gateway.log.read_text().count(refusal) > told)
+    ring.path.write_text(content)
+    until(lambda: served(gateway, ring))
 
 
 def kill_worker(gateway):
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            parent = int(stat.read_text().rpartition(")")[2].split()[1])
-            if parent == gateway.process.pid and b"gateway.process.worker" in (stat.parent / "cmdline").read_bytes():
-                os.kill(int(stat.parent.name), signal.SIGKILL)
+    for pid, line in children_of(gateway.process.pid).items():
+        if "gateway.process.worker" in line:
+            os.kill(pid, signal.SIGKILL)
 
 
 def served(gateway, ring):

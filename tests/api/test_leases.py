@@ -1,12 +1,17 @@
 """Leases over HTTP: every way one can end, and what each end answers."""
 
+import itertools
+import os
+import signal
 import time
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
 from tests.lab.gateway import running
 from tests.lab.waiting import until
+from tests.lab.workers import client_of_each
 
 pytestmark = pytest.mark.usefixtures("ledger_balances")
 
@@ -167,77 +172,79 @@ def test_flushing_a_queue_leaves_leases_alone(http, queue, leased):
     assert take(http, queue)["id"] == leased["id"]
 
 
-def test_a_lease_of_an_earlier_life_is_gone(tmp_path):
+@pytest.fixture(scope="module")
+def mortal(tmp_path_factory):
+    """A gateway that tests kill, in part or whole, and leave ready again."""
+    with running(tmp_path_factory.mktemp("mortal") / "data") as gateway:
+        yield gateway
+
+
+def test_a_lease_of_an_earlier_life_is_gone(mortal, queue):
     """After kill -9 of everything an unacked job is back, and its old lease is a 410 whose outcome is unknown."""
-    with running(tmp_path / "data") as gateway:
-        with gateway.client() as http:
-            http.post("/queues/q/jobs", json="survivor")
-            old = take(http, "q")
-        gateway.kill()
-        gateway.start()
-        with gateway.client() as http:
-            assert take(http, "q")["id"] == old["id"]
-            answer = http.post(old["lease"]["url"] + "/ack")
-            assert (answer.status_code, answer.json()["code"]) == (410, "outcome-unknown")
+    with mortal.client() as http:
+        http.post(f"/queues/{queue}/jobs", json="survivor")
+        old = take(http, queue)
+    mortal.kill()
+    mortal.start()
+    with mortal.client() as http:
+        assert take(http, queue)["id"] == old["id"]
+        answer = http.post(old["lease"]["url"] + "/ack")
+        assert (answer.status_code, answer.json()["code"]) == (410, "outcome-unknown")
 
 
-def test_any_worker_settles_any_lease(tmp_path):
-    """With three workers, 21 leases taken and settled on fresh connections each: all settled, none delivered again."""
-    with running(tmp_path / "data", "--workers", "3") as gateway, gateway.client() as keep:
-        for number in range(21):
-            keep.post("/queues/q/jobs", json=number)
-        urls = []
-        for _ in range(21):
-            with gateway.client() as http:
-                urls.append(take(http, "q")["lease"]["url"])
-        for number, url in enumerate(urls):
-            with gateway.client() as http:
-                assert http.get(url).json()["state"] == "held"
-                assert http.post(url + "/extend", json={"lease": 100}).status_code == 200
-                assert http.post(url + ("/nack" if number == 20 else "/ack")).status_code == 204
-        for url in urls[:20]:
-            with gateway.client() as http:
-                assert http.post(url + "/ack").status_code == 204
-                assert http.post(url + "/nack").status_code == 409
-        with gateway.client() as http:
-            assert take(http, "q")["data"] == 20
-            assert http.get("/queues/q/next?timeout=0").status_code == 204
-
-
-def test_deleting_a_queue_ends_leases_of_every_worker(tmp_path):
-    """With two workers, a queue deleted through one ends the other's leases, too."""
-    with running(tmp_path / "data", "--workers", "2") as gateway, gateway.client() as keep:
-        urls = []
-        for number in range(12):
-            keep.post("/queues/q/jobs", json=number)
-            with gateway.client() as http:
-                urls.append(take(http, "q")["lease"]["url"])
-        assert keep.delete("/queues/q").json()["leases_ended"] == 12
-        assert {keep.post(url + "/ack").json()["code"] for url in urls} == {"queue-deleted"}
-
-
-def test_a_kestrel_that_dies_takes_its_leases_along(tmp_path):
+def test_a_kestrel_that_dies_takes_its_leases_along(mortal, queue):
     """A lease whose Kestrel connection broke is `lease-lost` at once, and its job is delivered again."""
-    with running(tmp_path / "data") as gateway, gateway.client() as http:
-        http.post("/queues/q/jobs", json="x")
-        job = take(http, "q")
-        kill_broker(gateway)
+    with mortal.client() as http:
+        http.post(f"/queues/{queue}/jobs", json="x")
+        job = take(http, queue)
+        kill_broker(mortal)
         until(lambda: http.get(job["lease"]["url"]).json()["state"] == "lost")
         answer = http.post(job["lease"]["url"] + "/ack")
         assert (answer.status_code, answer.json()["code"]) == (410, "lease-lost")
         until(lambda: http.get("/readyz").status_code == 200)
-        assert take(http, "q", timeout=20)["id"] == job["id"]
+        assert take(http, queue, timeout=20)["id"] == job["id"]
 
 
 def kill_broker(gateway) -> None:
     """kill -9 of the embedded broker alone."""
-    import os
-    import signal
-    from pathlib import Path
-
     for children in Path(f"/proc/{gateway.process.pid}/task").glob("*/children"):
         for child in children.read_text().split():
             if b"gateway.broker" in Path(f"/proc/{child}/cmdline").read_bytes():
                 os.kill(int(child), signal.SIGKILL)
                 return
     raise AssertionError("no broker found")
+
+
+@pytest.fixture(scope="module")
+def workers(tmp_path_factory):
+    """A client of each of a gateway's three workers."""
+    with running(tmp_path_factory.mktemp("three") / "data", "--workers", "3") as gateway:
+        with client_of_each(gateway, 3) as clients:
+            yield clients
+
+
+def test_any_worker_settles_any_lease(workers, queue):
+    """Leases taken from each worker and settled at each: all settled, none delivered again."""
+    pairs = [*itertools.product(workers, repeat=2), (workers[0], workers[1])]
+    for number in range(len(pairs)):
+        workers[0].post(f"/queues/{queue}/jobs", json=number)
+    urls = [take(taking, queue)["lease"]["url"] for taking, _ in pairs]
+    for number, (url, (_, settling)) in enumerate(zip(urls, pairs, strict=True)):
+        assert settling.get(url).json()["state"] == "held"
+        assert settling.post(url + "/extend", json={"lease": 100}).status_code == 200
+        assert settling.post(url + ("/nack" if number == len(pairs) - 1 else "/ack")).status_code == 204
+    for url, other in zip(urls[:-1], itertools.cycle([*workers[1:], workers[0]]), strict=False):
+        assert other.post(url + "/ack").status_code == 204
+        assert other.post(url + "/nack").status_code == 409
+    assert take(workers[0], queue)["data"] == len(pairs) - 1
+    assert workers[1].get(f"/queues/{queue}/next?timeout=0").status_code == 204
+
+
+def test_deleting_a_queue_ends_leases_of_every_worker(workers, queue):
+    """A queue deleted through one worker ends the others' leases, too."""
+    urls = []
+    for http in workers * 2:
+        http.post(f"/queues/{queue}/jobs", json=1)
+        urls.append(take(http, queue)["lease"]["url"])
+    assert workers[0].delete(f"/queues/{queue}").json()["leases_ended"] == len(urls)
+    assert {workers[0].post(url + "/ack").json()["code"] for url in urls} == {"queue-deleted"}

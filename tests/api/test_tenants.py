@@ -1,5 +1,7 @@
 """Tenants on one Kestrel: A can neither see, take, settle nor name what is of B, and no answer gives it away."""
 
+import contextlib
+import itertools
 import json
 import socket
 from concurrent.futures import ThreadPoolExecutor
@@ -8,8 +10,11 @@ import pytest
 
 from gateway.api.response.cursor import Cursor, mark
 from tests.api.keyring import Keyring
+from tests.lab.examples import examples
 from tests.lab.gateway import running
+from tests.lab.http import HttpClient
 from tests.lab.ports import free_port
+from tests.lab.workers import client_of_each
 
 QUEUE_CALLS = [
     ("POST", "/queues/{}/jobs"),
@@ -108,14 +113,14 @@ def test_another_s_queue_is_no_queue(a, b, new_queue, method, path):
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_no_other_form_names_another_s_queue(a, b, form):
+def test_no_other_form_names_another_s_queue(shared, keyring, b, form):
     """Prefixed, encoded, as a subscription, as dead letters: never a 2xx, whether B has the queue or not."""
     refused = {(400, "invalid-name"), (404, "not-found")} | ({(404, "queue-not-found")} if "child" in form else set())
     b.post("/queues/orders/jobs", json=1)
-    for method, path in QUEUE_CALLS:
-        for name in ("orders", "ordres"):
-            answer = a.request(method, path.format(form.format(name)))
-            assert (answer.status_code, answer.json()["code"]) in refused
+    with contextlib.closing(HttpClient(shared.port, timeout_s=30)) as a:
+        for (method, path), name in itertools.product(QUEUE_CALLS, ("orders", "ordres")):
+            answer = a.ask(method, path.format(form.format(name)), **keyring.bearer("a"))
+            assert (answer.status, answer.code) in refused
     assert b.get("/queues/orders").json()["items"] >= 1
 
 
@@ -127,18 +132,18 @@ def test_another_s_lease_is_unknown(shared, keyring, b, queue, call):
     lease = b.get(f"/queues/{queue}/next").json()["lease"]["id"]
     guesses = [lease, lease[:-1] + ("A" if lease[-1] != "A" else "B"), "A" * 56, lease[:10], lease + "A"]
 
-    def answers():
-        for _ in range(6):  # new connections, so that both workers are asked
-            with keyring.client(shared, "a") as http:
-                for guess in guesses:
-                    yield told(http.request(method, f"/leases/{guess}{verb}", **body_of(verb)))
+    with client_of_each(shared, 2, headers=keyring.bearer("a")) as both:
 
-    found = list(answers())
-    assert found[0][0] == 404
-    assert all(each[:2] == found[0][:2] for each in found)
-    assert b.get(f"/leases/{lease}").json()["state"] == "held"
-    assert b.post(f"/leases/{lease}/ack").status_code == 204
-    assert all(each[:2] == found[0][:2] for each in answers())
+        def answers():
+            for http, guess in itertools.product(both, guesses):
+                yield told(http.request(method, f"/leases/{guess}{verb}", **body_of(verb)))
+
+        found = list(answers())
+        assert found[0][0] == 404
+        assert all(each[:2] == found[0][:2] for each in found)
+        assert b.get(f"/leases/{lease}").json()["state"] == "held"
+        assert b.post(f"/leases/{lease}/ack").status_code == 204
+        assert all(each[:2] == found[0][:2] for each in answers())
 
 
 def test_a_list_shows_one_s_own(shared, a, b, keyring, new_queue):
@@ -199,13 +204,21 @@ def test_deleting_one_s_queue_leaves_the_other_s(a, b, queue):
     assert b.get(lease).json()["state"] == "held"
 
 
-def test_a_tenant_has_only_so_many_queues(tmp_path):
+@pytest.fixture(scope="module")
+def capped(tmp_path_factory):
+    """A gateway whose tenants may have three queues each, and its keys."""
+    folder = tmp_path_factory.mktemp("capped")
+    ring = Keyring(folder / "keys.toml")
+    for tenant in ("a", "b", "many"):
+        ring.add(tenant, tenant)
+    with running(folder / "data", "--keys", str(ring.path), "--max-queues", "3") as gateway:
+        yield gateway, ring
+
+
+def test_a_tenant_has_only_so_many_queues(capped):
     """At the cap, what would make one more is a 403; the queues that are there work, and a deleted one makes room."""
-    ring = Keyring(tmp_path / "keys.toml")
-    ring.add("a", "a")
-    ring.add("b", "b")
-    flags = ("--keys", str(ring.path), "--max-queues", "3")
-    with running(tmp_path / "data", *flags) as gateway, ring.client(gateway, "a") as a, ring.client(gateway, "b") as b:
+    gateway, ring = capped
+    with ring.client(gateway, "a") as a, ring.client(gateway, "b") as b:
         for name in ("q1", "q2"):
             assert a.post(f"/queues/{name}/jobs", json=1).status_code == 201
         assert a.get("/queues/q3/next?timeout=0").status_code == 204
@@ -220,42 +233,41 @@ def test_a_tenant_has_only_so_many_queues(tmp_path):
         assert a.post("/queues/q5/jobs", json=1).status_code == 403
 
 
+def test_one_worker_keeps_the_cap_exactly(capped):
+    """Of many new queues at once just those get in for which there is room, by enqueue and by poll."""
+    gateway, ring = capped
+    with ring.client(gateway, "many") as many, ThreadPoolExecutor(20) as threads:
+
+        def use(number):
+            if number % 2:
+                return many.get(f"/queues/q{number}/next?timeout=0.2").status_code == 204
+            return many.post(f"/queues/q{number}/jobs", json=1).status_code == 201
+
+        for _ in range(examples(5, fewest=2)):
+            assert sum(threads.map(use, range(40))) == 3
+            names = [each["queue"] for each in many.get("/queues").json()["queues"]]
+            assert len(names) == 3
+            for name in names:
+                assert many.delete(f"/queues/{name}").status_code == 200
+
+
 def test_a_deleted_queue_makes_room_at_once_in_every_worker(tmp_path):
     """Refused, delete, try again: the second try is a 201, whichever workers are asked and however soon."""
     ring = Keyring(tmp_path / "keys.toml")
     ring.add("a", "a")
     flags = ("--keys", str(ring.path), "--max-queues", "2", "--workers", "2")
-    with running(tmp_path / "data", *flags) as gateway, ring.client(gateway, "a") as a:
-        a.headers["connection"] = "close"  # so that each request may reach another worker
-        there, refused = [], 0
-        for number in range(40):
-            name = f"q{number}"
-            answer = a.post(f"/queues/{name}/jobs", json=1)
-            if answer.status_code == 403:
-                refused += 1
-                while len(there) > 1:
-                    assert a.delete(f"/queues/{there.pop(0)}").status_code == 200
-                answer = a.post(f"/queues/{name}/jobs", json=1)
-            assert answer.status_code == 201, number
+    with (
+        running(tmp_path / "data", *flags) as gateway,
+        client_of_each(gateway, 2, headers=ring.bearer("a")) as both,
+    ):
+        there, names = [], (f"q{number}" for number in itertools.count())
+        for refusing, deleting, storing in itertools.product(both, repeat=3):
+            name = next(names)
+            while (answer := refusing.post(f"/queues/{name}/jobs", json=1)).status_code == 201:
+                there.append(name)
+                name = next(names)
+            assert answer.status_code == 403
+            while len(there) > 1:
+                assert deleting.delete(f"/queues/{there.pop(0)}").status_code == 200
+            assert storing.post(f"/queues/{name}/jobs", json=1).status_code == 201, name
             there.append(name)
-        assert refused > 10
-
-
-def test_one_worker_keeps_the_cap_exactly(tmp_path):
-    """Of many new queues at once just those get in for which there is room, by enqueue and by poll."""
-    ring = Keyring(tmp_path / "keys.toml")
-    ring.add("a", "a")
-    with running(tmp_path / "data", "--keys", str(ring.path), "--max-queues", "5") as gateway:
-        with ring.client(gateway, "a") as a, ThreadPoolExecutor(20) as threads:
-
-            def use(number):
-                if number % 2:
-                    return a.get(f"/queues/q{number}/next?timeout=0.2").status_code == 204
-                return a.post(f"/queues/q{number}/jobs", json=1).status_code == 201
-
-            for _ in range(5):
-                assert sum(threads.map(use, range(40))) == 5
-                names = [each["queue"] for each in a.get("/queues").json()["queues"]]
-                assert len(names) == 5
-                for name in names:
-                    assert a.delete(f"/queues/{name}").status_code == 200
