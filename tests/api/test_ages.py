@@ -1,5 +1,6 @@
 """The age of a queue's oldest waiting job over HTTP, by the time in the job and not by what was read last."""
 
+import itertools
 import json
 import time
 
@@ -9,6 +10,8 @@ from gateway.envelope.times import instant, timestamp
 from tests.api.test_leases import take
 from tests.cluster.rig import before, brokers
 from tests.lab.gateway import running
+from tests.lab.waiting import until
+from tests.lab.workers import client_of_each
 
 FLAGS = ("--workers", "2", "--queue-figures-interval", "0.2")
 HOUR_S = 3600
@@ -25,13 +28,10 @@ def hours(figures):
     return figures["age_s"] // HOUR_S
 
 
-def becomes(found, expected):
-    """Waits until every worker answers so: 20 requests in a row, each on a connection of its own."""
-    deadline_s, alike = time.monotonic() + 60, 0
-    while alike < 20:
-        now = found()
-        alike = alike + 1 if now == expected else 0
-        assert time.monotonic() < deadline_s, now
+def becomes(workers, ask, expected):
+    """Waits until every worker answers so."""
+    for worker in workers:
+        until(lambda worker=worker: ask(worker) == expected, lambda worker=worker: f"{ask(worker)}, not {expected}")
 
 
 @pytest.fixture(scope="module")
@@ -41,15 +41,18 @@ def servers(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def http(servers, tmp_path_factory):
-    with (
-        before(tmp_path_factory.mktemp("aged"), servers, *FLAGS) as gateway,
-        gateway.client(headers={"connection": "close"}) as client,
-    ):
-        yield client
+def workers(servers, tmp_path_factory):
+    """A client of each of a gateway's two workers."""
+    with before(tmp_path_factory.mktemp("aged"), servers, *FLAGS) as gateway, client_of_each(gateway, 2) as clients:
+        yield clients
 
 
-def test_a_queue_has_the_age_of_its_oldest_waiting_job(servers, http):
+@pytest.fixture
+def http(workers):
+    return workers[0]
+
+
+def test_a_queue_has_the_age_of_its_oldest_waiting_job(servers, workers, http):
     """Of all servers and of each, also if nobody reads it; then that of the next job, and 0 without one. Lists, filters
     and the order use it, too."""
     one, two = (server.client() for server in servers)
@@ -64,29 +67,33 @@ def test_a_queue_has_the_age_of_its_oldest_waiting_job(servers, http):
         return hours(found), {each["server"]: hours(each) for each in found["servers"]}
 
     def listed(query):
-        found = http.get(f"/queues?{query}").json()["queues"]
-        return [(each["queue"], hours(each)) for each in found]
+        def ask(worker):
+            found = worker.get(f"/queues?{query}").json()["queues"]
+            return [(each["queue"], hours(each)) for each in found]
+
+        return ask
 
     assert single() == (5, {servers[0].address: 5, servers[1].address: 1})
-    becomes(lambda: listed("sort=-age_s"), [("unread", 5), ("younger", 2)])
-    becomes(lambda: listed(f"filter=age>={4 * HOUR_S}"), [("unread", 5)])
+    becomes(workers, listed("sort=-age_s"), [("unread", 5), ("younger", 2)])
+    becomes(workers, listed(f"filter=age>={4 * HOUR_S}"), [("unread", 5)])
     one.get("unread")
     assert single() == (3, {servers[0].address: 3, servers[1].address: 1})
     one.get("unread")
     assert single() == (1, {servers[0].address: 0, servers[1].address: 1})
-    becomes(lambda: listed("sort=-age"), [("younger", 2), ("unread", 1)])
+    becomes(workers, listed("sort=-age"), [("younger", 2), ("unread", 1)])
     two.get("unread")
     assert single() == (0, {servers[0].address: 0, servers[1].address: 0})
-    becomes(lambda: listed("filter=age=0&filter=name=unread"), [("unread", 0)])
+    becomes(workers, listed("filter=age=0&filter=name=unread"), [("unread", 0)])
 
 
-def test_a_subscription_has_the_age_of_its_oldest_waiting_job(servers, http):
+def test_a_subscription_has_the_age_of_its_oldest_waiting_job(servers, workers, http):
     """By itself, in the list, and as a queue."""
     assert http.put("/queues/news/subscriptions/audit").status_code == 201
     servers[0].client().put("news", item(4))
     for path in ("/queues/news/subscriptions/audit", "/queues/news+audit"):
         assert hours(http.get(path).json()) == 4
-    becomes(lambda: [hours(each) for each in http.get("/queues/news/subscriptions").json()["subscriptions"]], [4])
+    subscriptions = "/queues/news/subscriptions"
+    becomes(workers, lambda each: [hours(one) for one in each.get(subscriptions).json()["subscriptions"]], [4])
     servers[0].client().get("news+audit")
     assert http.get("/queues/news/subscriptions/audit").json()["age_s"] == 0
 
@@ -99,9 +106,8 @@ def test_a_delayed_job_waits_from_when_it_is_due(servers, http):
 
     def taken():
         """Once the job waits: the id of its lease, and since when it waits. Its age is not more than that."""
-        deadline_s = time.monotonic() + 60
-        while not (found := http.get("/queues/later?missing=zero").json())["items"]:
-            assert time.monotonic() < deadline_s
+        found = {}
+        until(lambda: found.update(http.get("/queues/later?missing=zero").json()) or found["items"])
         assert 0 <= found["age_s"] <= time.time() - instant(due_at) + 0.001
         job = http.get("/queues/later/next", headers=headers)
         return job.headers["lease-id"], job.json()["readytime"]
@@ -134,24 +140,27 @@ def test_the_embedded_broker_has_the_same_ages(tmp_path):
     """A queue that was never read grows old; when its oldest job is taken, the next one counts."""
     with (
         running(tmp_path, *FLAGS) as gateway,
-        gateway.client(headers={"connection": "close"}) as http,
+        client_of_each(gateway, 2) as workers,
     ):
+        http = workers[0]
         http.post("/queues/q/jobs", json=1).raise_for_status()
         stored_s = time.time()
-        for path in ("/queues/q", "/queues"):
-            deadline_s, age_s = time.monotonic() + 60, 0
-            while age_s < 0.5:
-                assert time.monotonic() < deadline_s
-                asked_s = time.time()
-                found = http.get(path).json()
-                age_s = found.get("queues", [found])[0]["age_s"]
-                if path == "/queues/q":
-                    assert age_s >= asked_s - stored_s - 0.001
+
+        def age_s(worker, path):
+            asked_s = time.time()
+            found = worker.get(path).json()
+            told_s = found.get("queues", [found])[0]["age_s"]
+            if path == "/queues/q":
+                assert told_s >= asked_s - stored_s - 0.001
+            return told_s
+
+        for worker, path in itertools.product(workers, ("/queues/q", "/queues")):
+            until(lambda worker=worker, path=path: age_s(worker, path) >= 0.5)
         young_s = time.time()
         http.post("/queues/q/jobs", json=2).raise_for_status()
         stored_s = time.time()
         lease = take(http, "q")["lease"]["url"]
         asked_s = time.time()
-        age_s = http.get("/queues/q").json()["age_s"]
-        assert asked_s - stored_s - 0.001 <= age_s <= time.time() - young_s + 0.001
+        younger_s = http.get("/queues/q").json()["age_s"]
+        assert asked_s - stored_s - 0.001 <= younger_s <= time.time() - young_s + 0.001
         assert http.post(lease + "/nack").status_code == 204

@@ -54,6 +54,24 @@ def lease(gateway, keyring):
         return take(http, "q", lease_seconds=3600)["lease"]["url"]
 
 
+@pytest.fixture(scope="module")
+def everything(gateway, keyring):
+    with keyring.client(gateway, "all") as http:
+        yield http
+
+
+@pytest.fixture(scope="module")
+def observer(gateway, keyring):
+    with keyring.client(gateway, "observer") as http:
+        yield http
+
+
+@pytest.fixture(scope="module")
+def before(everything, lease):
+    """The state that no test changes."""
+    return state(everything)
+
+
 def state(http):
     """What a caller that may do everything sees of the queue."""
     figures = [http.get(f"/queues/{name}").json() | {"age_s": 0} for name in ("q", "q+audit")]
@@ -62,25 +80,23 @@ def state(http):
 
 
 @pytest.mark.parametrize("operation", list(operations()))
-def test_an_observer_only_looks(gateway, keyring, lease, operation):
+def test_an_observer_only_looks(everything, observer, lease, before, operation):
     """Every operation of the contract: it is refused, or it is a GET that shows no payload and changes nothing."""
     method, path, scopes = operation
     path = path.format(
         queue="q", child="audit", lease=lease.split("/")[-1], letter="0", backend="embedded", code="not-found"
     )
-    with keyring.client(gateway, "all") as http, keyring.client(gateway, "observer") as observer:
-        before = state(http)
-        answer = observer.request(method, path, json={} if method in {"POST", "PUT"} else None)
-        if scopes and "observe" not in scopes:
-            assert (answer.status_code, answer.json()["code"]) == (403, "forbidden-scope")
-        elif scopes:
-            assert method == "GET"
-            assert answer.status_code == 200
-        else:
-            assert answer.status_code not in {401, 500}
-        assert PAYLOAD not in answer.text
-        assert state(http) == before
-        assert http.get(lease).json()["state"] == "held"
+    answer = observer.request(method, path, json={} if method in {"POST", "PUT"} else None)
+    if scopes and "observe" not in scopes:
+        assert (answer.status_code, answer.json()["code"]) == (403, "forbidden-scope")
+    elif scopes:
+        assert method == "GET"
+        assert answer.status_code == 200
+    else:
+        assert answer.status_code not in {401, 500}
+    assert PAYLOAD not in answer.text
+    assert state(everything) == before
+    assert everything.get(lease).json()["state"] == "held"
 
 
 def test_what_may_be_observed(gateway, keyring, lease):

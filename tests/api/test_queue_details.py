@@ -1,50 +1,69 @@
 """The open leases and the policy of a queue over HTTP."""
 
+import itertools
 import re
+
+import pytest
 
 from tests.api.keyring import Keyring
 from tests.lab.gateway import running
+from tests.lab.workers import client_of_each
+
+POLICIES = """
+[queues."mail-*"]
+max_attempts = 5
+retry_delay = { min = 1, max = 60 }
+lease = 600
+
+[queues.raw]
+format = "raw"
+"""
 
 
-def test_every_worker_tells_its_leases_and_who_holds_them(tmp_path):
-    """With two workers; the list has no id that could settle a lease, and an ended lease is gone from it."""
-    keyring = Keyring(tmp_path / "keys.toml")
+@pytest.fixture(scope="module")
+def keyring(tmp_path_factory):
+    ring = Keyring(tmp_path_factory.mktemp("details") / "keys.toml")
     for name in ("mailer", "other"):
-        keyring.add(name)
-    keyring.add("watcher", "", "observe")
-    flags = ("--keys", str(keyring.path), "--workers", "2")
-    with running(tmp_path / "data", *flags) as gateway:
-        taken = {}
-        for name in ("mailer", "other") * 4:  # new connections, which both workers accept
-            with keyring.client(gateway, name) as http:
-                http.post("/queues/emails/jobs", json=name).raise_for_status()
-                answer = http.post("/queues/emails/leases", json={"timeout": 5}).json()
-                taken[answer["lease"]["id"]] = (name, answer["jobs"][0]["id"])
-        with keyring.client(gateway, "watcher") as http:
-            found = http.get("/queues/emails/leases").json()
-            assert (found["queue"], found["left"], found["complete"]) == ("emails", 0, True)
-            expected = sorted((lease[16:24], *who) for lease, who in taken.items())
-            assert sorted((each["lease"], each["holder"], each["job_id"]) for each in found["leases"]) == expected
-            assert [each["taken_at"] for each in found["leases"]] == sorted(
-                each["taken_at"] for each in found["leases"]
-            )
-            assert {(each["state"], each["attempt"]) for each in found["leases"]} == {("held", 1)}
-            assert all(each["expires_at"] > each["taken_at"] for each in found["leases"])
-            lease, (name, _) = taken.popitem()
-            assert http.get("/queues/nosuch/leases").json()["leases"] == []
-            with keyring.client(gateway, name) as owner:
-                owner.post(f"/leases/{lease}/ack").raise_for_status()
-            assert len(http.get("/queues/emails/leases").json()["leases"]) == len(taken)
+        ring.add(name)
+    ring.add("watcher", "", "observe")
+    return ring
 
 
-def test_the_policy_is_what_applies(tmp_path, root):
+@pytest.fixture(scope="module")
+def gateway(keyring):
+    """Two workers, keys and policies."""
+    policies = keyring.path.parent / "queues.toml"
+    policies.write_text(POLICIES)
+    flags = ("--keys", str(keyring.path), "--workers", "2", "--queues", str(policies))
+    with running(keyring.path.parent / "data", *flags, "--max-attempts", "7", "--max-lease", "300") as gateway:
+        yield gateway
+
+
+def test_every_worker_tells_its_leases_and_who_holds_them(gateway, keyring):
+    """With two workers; the list has no id that could settle a lease, and an ended lease is gone from it."""
+    taken = {}
+    with client_of_each(gateway, 2) as workers, keyring.client(gateway, "watcher") as http:
+        for worker, name in itertools.product(workers, ("mailer", "other")):
+            bearer = keyring.bearer(name)
+            worker.post("/queues/emails/jobs", json=name, headers=bearer).raise_for_status()
+            answer = worker.post("/queues/emails/leases", json={"timeout": 5}, headers=bearer).json()
+            taken[answer["lease"]["id"]] = (name, answer["jobs"][0]["id"])
+        found = http.get("/queues/emails/leases").json()
+        assert (found["queue"], found["left"], found["complete"]) == ("emails", 0, True)
+        expected = sorted((lease[16:24], *who) for lease, who in taken.items())
+        assert sorted((each["lease"], each["holder"], each["job_id"]) for each in found["leases"]) == expected
+        assert [each["taken_at"] for each in found["leases"]] == sorted(each["taken_at"] for each in found["leases"])
+        assert {(each["state"], each["attempt"]) for each in found["leases"]} == {("held", 1)}
+        assert all(each["expires_at"] > each["taken_at"] for each in found["leases"])
+        lease, (name, _) = taken.popitem()
+        assert http.get("/queues/nosuch/leases").json()["leases"] == []
+        workers[0].post(f"/leases/{lease}/ack", headers=keyring.bearer(name)).raise_for_status()
+        assert len(http.get("/queues/emails/leases").json()["leases"]) == len(taken)
+
+
+def test_the_policy_is_what_applies(gateway, keyring, root):
     """The table's values, otherwise the settings; the members are the keys of the file of policies."""
-    (tmp_path / "queues.toml").write_text(
-        '[queues."mail-*"]\nmax_attempts = 5\nretry_delay = { min = 1, max = 60 }\nlease = 600\n'
-        '[queues.raw]\nformat = "raw"\n'
-    )
-    flags = ("--queues", str(tmp_path / "queues.toml"), "--max-attempts", "7", "--max-lease", "300")
-    with running(tmp_path / "data", *flags) as gateway, gateway.client() as http:
+    with keyring.client(gateway, "watcher") as http:
         mail, raw, other = (http.get(f"/queues/{name}/policy").json() for name in ("mail-a", "raw", "other"))
     assert (mail["table"], mail["max_attempts"], mail["lease"]) == ("mail-*", 5, 300)
     assert mail["retry_delay"] == {"min": 1, "max": 60, "factor": 2, "jitter": 0}

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import httpx
 import pytest
 
+from tests.api.test_page import BROWSER
+from tests.lab import plain
 from tests.lab.gateway import Running, running
 from tests.lab.yaml_text import parse_yaml
 from tests.process.serving import parse_head
@@ -36,6 +37,13 @@ def test_urls_begin_with_the_root_path(below: Running, prefix: str) -> None:
         assert page["next"].startswith(f"{ROOT}/queues?")
         assert http.get(page["next"]).json()["queues"]
         assert parse_yaml(http.get(f"{prefix}/openapi.yaml").text)["servers"] == [{"url": ROOT}]
+
+
+def test_a_browser_is_led_to_the_page_below_the_root_path(below: Running) -> None:
+    """Whether the proxy removes the path or not."""
+    with below.client() as http:
+        for path in ("/", f"{ROOT}/", ROOT):
+            assert http.get(path, headers=BROWSER).headers["location"] == f"{ROOT}/ui/"
 
 
 def test_only_the_whole_root_path_is_removed(below: Running) -> None:
@@ -80,7 +88,7 @@ def test_a_gateway_without_servers_is_not_ready_for_options(tmp_path) -> None:
 
     class Unready(Running):
         def ready(self) -> bool:
-            return httpx.options(self.url + "/livez", timeout=2).status_code == 204
+            return plain.options(self.url + "/livez", timeout=2).status_code == 204
 
     gateway = Unready(tmp_path / "data", "--kestrel", "127.0.0.1:1")
     try:

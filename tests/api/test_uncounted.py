@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from tests.cluster.rig import before, brokers
 from tests.lab.gateway import Running, running
+from tests.lab.workers import client_of_each
 
 POLICY = '[queues.tail]\nretry = "tail"\nretry_delay = [60]\n'
 
@@ -28,13 +30,21 @@ def gateway(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
             yield it
 
 
+@pytest.fixture(scope="module")
+def workers(gateway: Running) -> Iterator[list[httpx.Client]]:
+    with client_of_each(gateway, 2) as clients:
+        yield clients
+
+
 @pytest.fixture
-def call(gateway: Running) -> Callable[..., httpx.Response]:
-    """One request on a connection of its own."""
+def call(workers: list[httpx.Client]) -> Callable[..., httpx.Response]:
+    """One request, to the workers in turn: of four deliveries and their nacks, each worker gets both of one, and one of
+    two."""
+    one, other = workers
+    turns = itertools.cycle([one, one, other, other, one])
 
     def request(method: str, path: str, **options: object) -> httpx.Response:
-        with gateway.client() as http:
-            return http.request(method, path, **options)  # type: ignore[arg-type]
+        return next(turns).request(method, path, **options)  # type: ignore[arg-type]
 
     return request
 
