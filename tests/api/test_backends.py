@@ -46,11 +46,11 @@ def test_a_server_is_taken_out_drained_and_put_back(pair):
     answer = http.put(f"/backends/{one.address}/status", json={"status": "readonly"})
     assert (answer.status_code, answer.json()["status"]) == (200, "readonly")
     assert one.ask("status") == "READONLY"
-    for i in range(20):
+    for i in range(10):
         assert http.post("/queues/drain/jobs", content=b"%d" % i).status_code == 201
     assert one.stat("queue_drain_items") == kept
     assert http.get("/readyz").status_code == 200
-    for _ in range(40):
+    for _ in range(30):
         job = http.get("/queues/drain/next?timeout=2")
         assert job.status_code == 200
         assert http.post(f"/leases/{job.headers['lease-id']}/ack").status_code == 204
@@ -91,14 +91,14 @@ def test_wrong_orders_are_told(pair):
 def test_jobs_of_one_ordering_key_stay_together(pair):
     """All of a key on one server, in order; bad keys are errors."""
     many, http = pair
-    for i in range(30):
+    for i in range(10):
         answer = http.post("/queues/order/jobs", content=b"%d" % i, headers={"Ordering-Key": "customer-4711"})
         assert answer.status_code == 201
-    ndjson = b"\n".join(b"%d" % i for i in range(30, 40))
+    ndjson = b"\n".join(b"%d" % i for i in range(10, 20))
     headers = {"Ordering-Key": "customer-4711", "Content-Type": "application/x-ndjson"}
     assert http.post("/queues/order/jobs", content=ndjson, headers=headers).status_code == 201
-    assert sorted(broker.stat("queue_order_items") for broker in many) == [0, 40]
-    for i in range(40):
+    assert sorted(broker.stat("queue_order_items") for broker in many) == [0, 20]
+    for i in range(20):
         job = http.get("/queues/order/next?timeout=1")
         assert job.json()["data"] == i
         http.post(f"/leases/{job.headers['lease-id']}/ack")
@@ -136,63 +136,91 @@ def test_a_server_s_own_figures(pair):
     assert http.get("/queues/detail?detail=all").status_code == 400
 
 
-def test_answers_of_some_servers_say_so(tmp_path):
+@pytest.fixture(scope="module")
+def mortal(tmp_path_factory):
+    """Two brokers, which tests kill, and a gateway before them."""
+    directory = tmp_path_factory.mktemp("mortal")
+    with brokers(directory, 2) as many, before(directory, many, *FAST) as gateway, gateway.client() as http:
+        yield many, http
+
+
+@pytest.fixture
+def restored(mortal):
+    """Both brokers are up."""
+    many, http = mortal
+    for broker in many:
+        if broker.process.poll() is not None:
+            broker.start()
+    until(lambda: all(each["status"] == "up" for each in shown(http).values()))
+    return mortal
+
+
+def test_answers_of_some_servers_say_so(restored):
     """With one of two away everything says 1/2; with both away it is 503, and nothing claims an empty queue."""
-    with brokers(tmp_path, 2) as many, before(tmp_path, many, *FAST) as gateway, gateway.client() as http:
-        until(lambda: all(each["status"] == "up" for each in shown(http).values()))
-        for i in range(10):
-            http.post("/queues/q/jobs", content=b"%d" % i)
-        many[0].kill()
-        until(lambda: shown(http)[many[0].address]["status"] == "down")
-        assert shown(http)[many[0].address]["error"]
-        dead = http.put(f"/backends/{many[0].address}/status", json={"status": "up"})
-        assert (dead.status_code, dead.json()["code"]) == (503, "server-unavailable")
-        assert many[0].address in dead.json()["detail"]
-        calls = [
-            http.get("/queues"),
-            http.get("/queues/q"),
-            http.get("/queues/q/peek"),
-            http.get("/queues/nosuch"),
-            http.post("/queues/q/flush"),
-            http.get("/queues/q/peek"),
-            http.get("/queues/q/next?timeout=0"),
-            http.get("/queues/q/next?timeout=0.1"),
-            http.delete("/queues/q"),
-        ]
-        assert [(each.status_code, each.headers.get("queue-coverage")) for each in calls] == [
-            (status, "1/2") for status in (200, 200, 200, 404, 204, 404, 204, 204, 200)
-        ]
-        started = time.monotonic()
-        many[1].kill()
-        until(lambda: shown(http)[many[1].address]["status"] == "down")
-        for method, path in (("GET", "/queues"), ("GET", "/queues/q/next?timeout=0"), ("POST", "/queues/q/jobs")):
-            answer = http.request(method, path)
-            assert (answer.status_code, answer.json()["code"]) == (503, "backend-unavailable"), path
-        assert http.get("/readyz").status_code == 503
-        assert time.monotonic() - started < 10
+    many, http = restored
+    for i in range(10):
+        http.post("/queues/q/jobs", content=b"%d" % i)
+    many[0].kill()
+    until(lambda: shown(http)[many[0].address]["status"] == "down")
+    assert shown(http)[many[0].address]["error"]
+    dead = http.put(f"/backends/{many[0].address}/status", json={"status": "up"})
+    assert (dead.status_code, dead.json()["code"]) == (503, "server-unavailable")
+    assert many[0].address in dead.json()["detail"]
+    calls = [
+        http.get("/queues"),
+        http.get("/queues/q"),
+        http.get("/queues/q/peek"),
+        http.get("/queues/nosuch"),
+        http.post("/queues/q/flush"),
+        http.get("/queues/q/peek"),
+        http.get("/queues/q/next?timeout=0"),
+        http.get("/queues/q/next?timeout=0.1"),
+        http.delete("/queues/q"),
+    ]
+    assert [(each.status_code, each.headers.get("queue-coverage")) for each in calls] == [
+        (status, "1/2") for status in (200, 200, 200, 404, 204, 404, 204, 204, 200)
+    ]
+    started = time.monotonic()
+    many[1].kill()
+    until(lambda: shown(http)[many[1].address]["status"] == "down")
+    for method, path in (("GET", "/queues"), ("GET", "/queues/q/next?timeout=0"), ("POST", "/queues/q/jobs")):
+        answer = http.request(method, path)
+        assert (answer.status_code, answer.json()["code"]) == (503, "backend-unavailable"), path
+    assert http.get("/readyz").status_code == 503
+    assert time.monotonic() - started < 10
 
 
-def test_a_redrive_says_whose_letters_it_has_brought_back(tmp_path):
+def test_a_redrive_says_whose_letters_it_has_brought_back(restored):
     """What a lost server holds is neither brought back nor counted as left: the answer says 1/2, and none later."""
-    with brokers(tmp_path, 2) as many, before(tmp_path, many, *FAST) as gateway, gateway.client() as http:
-        until(lambda: all(each["status"] == "up" for each in shown(http).values()))
-        for number in range(12):
-            http.post("/queues/q/jobs", content=b"%d" % number)
-        for _ in range(12):
-            lease = http.get("/queues/q/next?timeout=1").headers["lease-id"]
-            assert http.post(f"/leases/{lease}/reject").status_code == 204
-        at_first = many[1].stat("queue_q__dead_items")
-        assert 0 < at_first < 12
-        many[0].kill()
-        until(lambda: shown(http)[many[0].address]["status"] == "down")
-        partly = http.post("/queues/q/redrive")
-        assert partly.json() == {"redriven": at_first, "expired": 0, "left": 0}
-        assert partly.headers["queue-coverage"] == "1/2"
-        assert http.post("/queues/q/redrive").headers["queue-coverage"] == "1/2"
-        many[0].start()
-        until(lambda: shown(http)[many[0].address]["status"] == "up")
-        rest = http.post("/queues/q/redrive")
-        assert (rest.json()["redriven"], "queue-coverage" in rest.headers) == (12 - at_first, False)
+    many, http = restored
+    for number in range(12):
+        http.post("/queues/r/jobs", content=b"%d" % number)
+    for _ in range(12):
+        lease = http.get("/queues/r/next?timeout=1").headers["lease-id"]
+        assert http.post(f"/leases/{lease}/reject").status_code == 204
+    at_first = many[1].stat("queue_r__dead_items")
+    assert 0 < at_first < 12
+    many[0].kill()
+    until(lambda: shown(http)[many[0].address]["status"] == "down")
+    partly = http.post("/queues/r/redrive")
+    assert partly.json() == {"redriven": at_first, "expired": 0, "left": 0}
+    assert partly.headers["queue-coverage"] == "1/2"
+    assert http.post("/queues/r/redrive").headers["queue-coverage"] == "1/2"
+    many[0].start()
+    until(lambda: shown(http)[many[0].address]["status"] == "up")
+    rest = http.post("/queues/r/redrive")
+    assert (rest.json()["redriven"], "queue-coverage" in rest.headers) == (12 - at_first, False)
+
+
+def test_zero_for_a_missing_queue_says_how_many_servers_were_asked(restored):
+    """A server that does not answer may have the queue: the coverage says so."""
+    many, http = restored
+    assert "queue-coverage" not in http.get("/queues/unused?missing=zero").headers
+    many[0].kill()
+    answer = http.get("/queues/unused?missing=zero")
+    assert (answer.status_code, answer.json()["backlog"], answer.headers["queue-coverage"]) == (200, 0, "1/2")
+    many[1].kill()
+    assert http.get("/queues/unused?missing=zero").status_code == 503
 
 
 def test_a_new_queue_and_a_list_do_not_wait_for_a_frozen_server(tmp_path):

@@ -120,15 +120,6 @@ def test_it_is_off_by_default(http):
     assert "vary" not in answer.headers
 
 
-def test_without_keys_a_listed_page_is_served(tmp_path):
-    """The same list lets pages in where there are no keys."""
-    with running(tmp_path / "data", "--allowed-origins", APP) as gateway, gateway.client() as http:
-        answer = http.get("/queues", headers={"origin": APP, "sec-fetch-site": "cross-site"})
-        assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (200, APP)
-        answer = http.get("/queues", headers={"origin": "https://evil.example"})
-        assert (answer.status_code, cors_of(answer)) == (403, {})
-
-
 @pytest.mark.parametrize(
     "origin", ["*", "null", "app.example", "https://app.example/", "https://App.example", "https://a,b"]
 )

@@ -235,25 +235,43 @@ def test_holding_queues_are_nobody_s(http, queue):
     assert http.get("/queues/_kestrel-gateway__delay-13").json()["code"] == "invalid-name"
 
 
-def test_raw_queues_and_tenants(tmp_path):
-    """A raw job comes byte for byte, with its ttl; a tenant's delayed job comes to its own queue, and no other's."""
-    policies = tmp_path / "queues.toml"
-    policies.write_text('[queues.raw]\nformat = "raw"\n')
-    keys = Keyring(tmp_path / "keys.toml")
+POLICIES = """
+[queues.raw]
+format = "raw"
+[queues.late]
+format = "raw"
+retry_delay = [60]
+"""
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    """Clients of two tenants of a gateway with raw queues and two workers, and one of its broker's memcache port."""
+    folder = tmp_path_factory.mktemp("shared")
+    (folder / "queues.toml").write_text(POLICIES)
+    keys = Keyring(folder / "keys.toml")
     for tenant in ("aa", "bb"):
         keys.add(tenant, tenant)
-    flags = ("--queues", str(policies), "--keys", str(keys.path), "--workers", "2")
+    listen = f"127.0.0.1:{free_port()}"
+    flags = ("--queues", str(folder / "queues.toml"), "--keys", str(keys.path), "--broker-listen", listen)
     with (
-        running(tmp_path / "data", *flags) as gateway,
+        running(folder / "data", *flags, "--workers", "2") as gateway,
         keys.client(gateway, "aa") as one,
         keys.client(gateway, "bb") as other,
+        contextlib.closing(MemcacheClient(listen)) as memcache,
     ):
-        body = b"\x00\r\nEND\r\n"
-        assert one.post("/queues/raw/jobs?delay=0.3&ttl=5", content=body).json()["due_at"]
-        assert other.get("/queues/raw/next?timeout=0.6").status_code == 204
-        answer = one.get("/queues/raw/next?timeout=5&format=raw")
-        assert answer.content == body
-        assert one.post(answer.headers["location"] + "/ack").status_code == 204
+        yield one, other, memcache
+
+
+def test_raw_queues_and_tenants(shared):
+    """A raw job comes byte for byte, with its ttl; a tenant's delayed job comes to its own queue, and no other's."""
+    one, other, _ = shared
+    body = b"\x00\r\nEND\r\n"
+    assert one.post("/queues/raw/jobs?delay=0.3&ttl=5", content=body).json()["due_at"]
+    assert other.get("/queues/raw/next?timeout=0.6").status_code == 204
+    answer = one.get("/queues/raw/next?timeout=5&format=raw")
+    assert answer.content == body
+    assert one.post(answer.headers["location"] + "/ack").status_code == 204
 
 
 def test_delayed_jobs_are_counted(http, queue):
@@ -278,33 +296,29 @@ def test_zero_delayed_jobs_can_be_told(tmp_path):
         assert "delayed" not in http.get("/queues/q").json()
 
 
-def test_a_raw_job_is_not_delayed_beyond_its_ttl(tmp_path):
+def test_a_raw_job_is_not_delayed_beyond_its_ttl(shared):
     """The embedded broker tells when it expires: 400, also in a batch, and the lease is as before. A delay of the
     policy is left out. So it is with an item of a memcache client on any queue."""
-    policies = tmp_path / "queues.toml"
-    policies.write_text('[queues.raw]\nformat = "raw"\n[queues.late]\nformat = "raw"\nretry_delay = [60]\n')
-    listen = f"127.0.0.1:{free_port()}"
-    with running(tmp_path / "data", "--queues", str(policies), "--broker-listen", listen) as gateway:
-        with gateway.client() as http, contextlib.closing(MemcacheClient(listen)) as memcache:
-            assert memcache.put("plain", b"item", 40) == b"STORED\r\n"
-            for queue in ("raw", "late"):
-                assert http.post(f"/queues/{queue}/jobs?ttl=40", content=b"job").status_code == 201
-            for queue in ("raw", "plain", "late"):
-                lease = http.get(f"/queues/{queue}/next?format=raw&timeout=5").headers["location"]
-                refused = http.post(f"{lease}/nack", json={"delay": 50})
-                assert (refused.status_code, refused.json()["code"]) == (400, "delay-beyond-expiry")
-                assert "send a shorter delay, or ack the job" in refused.json()["detail"]
-                if queue == "late":
-                    assert http.post(f"{lease}/nack").json() == {"position": "head"}
-                    assert http.get(f"/queues/{queue}/next?format=raw&timeout=5").status_code == 200
-                else:
-                    assert http.post(f"{lease}/nack", json={"delay": 0.1}).status_code == 200
-            batch = http.post("/queues/raw/leases", json={"max": 2, "timeout": 10}).json()
-            lease = batch["lease"]["url"]
-            for verb, body in (
-                ("nack", {"delay": 50}),
-                ("settle", {"rest": "ack", "nacks": [{"job": 0, "delay": 50}]}),
-            ):
-                refused = http.post(f"{lease}/{verb}", json=body)
-                assert (refused.status_code, refused.json()["code"]) == (400, "delay-beyond-expiry"), refused.text
-            assert http.post(f"{lease}/ack").status_code == 204
+    http, _, memcache = shared
+    assert memcache.put("aa__plain", b"item", 40) == b"STORED\r\n"
+    for queue in ("raw", "late"):
+        assert http.post(f"/queues/{queue}/jobs?ttl=40", content=b"job").status_code == 201
+    for queue in ("raw", "plain", "late"):
+        lease = http.get(f"/queues/{queue}/next?format=raw&timeout=5").headers["location"]
+        refused = http.post(f"{lease}/nack", json={"delay": 50})
+        assert (refused.status_code, refused.json()["code"]) == (400, "delay-beyond-expiry")
+        assert "send a shorter delay, or ack the job" in refused.json()["detail"]
+        if queue == "late":
+            assert http.post(f"{lease}/nack").json() == {"position": "head"}
+            assert http.get(f"/queues/{queue}/next?format=raw&timeout=5").status_code == 200
+        else:
+            assert http.post(f"{lease}/nack", json={"delay": 0.1}).status_code == 200
+    batch = http.post("/queues/raw/leases", json={"max": 2, "timeout": 10}).json()
+    lease = batch["lease"]["url"]
+    for verb, body in (
+        ("nack", {"delay": 50}),
+        ("settle", {"rest": "ack", "nacks": [{"job": 0, "delay": 50}]}),
+    ):
+        refused = http.post(f"{lease}/{verb}", json=body)
+        assert (refused.status_code, refused.json()["code"]) == (400, "delay-beyond-expiry"), refused.text
+    assert http.post(f"{lease}/ack").status_code == 204

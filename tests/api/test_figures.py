@@ -2,8 +2,6 @@
 
 import pytest
 
-from tests.cluster.rig import before, brokers
-
 FIGURES = ("items", "bytes", "age_s", "open_reads", "backlog", "waiters", "total_items", "expired_items")
 
 
@@ -43,17 +41,6 @@ def test_the_backlog_is_what_waits_and_what_is_under_a_lease(gateway):
         assert [each["queue"] for each in listed] == ["backlog"]
         http.post(lease + "/ack")
         assert http.get("/queues/backlog").json()["backlog"] == 2
-
-
-def test_zero_for_a_missing_queue_says_how_many_servers_were_asked(tmp_path):
-    """A server that does not answer may have the queue: the coverage says so."""
-    with brokers(tmp_path, 2) as both, before(tmp_path, both) as gateway, gateway.client() as http:
-        assert "queue-coverage" not in http.get("/queues/q?missing=zero").headers
-        both[0].kill()
-        answer = http.get("/queues/q?missing=zero")
-        assert (answer.status_code, answer.json()["backlog"], answer.headers["queue-coverage"]) == (200, 0, "1/2")
-        both[1].kill()
-        assert http.get("/queues/q?missing=zero").status_code == 503
 
 
 @pytest.mark.parametrize("value", ["", "one", "ZERO", "zero&missing=zero"])

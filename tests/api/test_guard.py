@@ -98,24 +98,34 @@ def test_the_own_page_is_served(gateway, http):
     assert http.get("/queues", headers={"sec-fetch-site": "none"}).status_code == 200
 
 
-def test_the_operator_can_allow_more(tmp_path):
-    """Listed Hosts and Origins are served, and only those."""
+@pytest.fixture(scope="module")
+def allowing(tmp_path_factory):
+    """A gateway with a listed host and a listed origin."""
     flags = ("--allowed-hosts", "jobs.internal", "--allowed-origins", "https://app.example")
-    with running(tmp_path / "data", *flags) as gateway, gateway.client() as http:
+    with running(tmp_path_factory.mktemp("allowing") / "data", *flags) as gateway:
+        yield gateway
+
+
+def test_the_operator_can_allow_more(allowing):
+    """Listed Hosts and Origins are served, and only those; pages of listed Origins can read the answers (CORS)."""
+    with allowing.client() as http:
         assert http.get("/queues", headers={"host": "jobs.internal:80"}).status_code == 200
         assert http.get("/queues", headers={"host": "other.internal"}).status_code == 403
-        page = {"origin": "https://app.example", "sec-fetch-site": "cross-site"}
-        assert http.get("/queues", headers=page).status_code == 200
-        assert http.get("/queues", headers={"origin": "https://app.example.evil"}).status_code == 403
+        page = http.get("/queues", headers={"origin": "https://app.example", "sec-fetch-site": "cross-site"})
+        assert (page.status_code, page.headers["access-control-allow-origin"]) == (200, "https://app.example")
+        for origin in ("https://app.example.evil", "https://evil.example"):
+            other = http.get("/queues", headers={"origin": origin})
+            assert other.status_code == 403
+            assert not [name for name in other.headers if name.startswith("access-control-")]
 
 
 BROWSER = "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"
 
 
-def test_a_page_s_image_takes_no_job(tmp_path):
+def test_a_page_s_image_takes_no_job(allowing):
     """Over plain HTTP a browser sends neither Origin nor Sec-Fetch-Site with an image's GET: its User-Agent gives it
     away. Programs, readers of figures and browsers that say where they come from are served."""
-    with running(tmp_path / "data", "--allowed-hosts", "jobs.internal") as gateway, gateway.client() as http:
+    with allowing.client() as http:
         http.post("/queues/q/jobs", json=1)
         for path in ("/queues/q/next", "/queues/q/n%65xt?timeout=0"):
             answer = http.get(path, headers={"host": "jobs.internal", "user-agent": BROWSER, "accept": "image/*"})
@@ -125,7 +135,7 @@ def test_a_page_s_image_takes_no_job(tmp_path):
         for headers in (
             {"host": "jobs.internal", "user-agent": "curl/8.5.0"},
             {"host": "jobs.internal:8080", "user-agent": BROWSER, "sec-fetch-site": "none"},
-            {"host": f"127.0.0.1:{gateway.port}", "user-agent": BROWSER},
+            {"host": f"127.0.0.1:{allowing.port}", "user-agent": BROWSER},
         ):
             delivery = http.get("/queues/q/next", headers=headers)
             assert delivery.status_code == 200, headers

@@ -224,6 +224,16 @@ def test_without_a_key_nothing_is_served(keyed):
         assert document["paths"]["/queues/{queue}/jobs"]["post"]["security"] == [{"key": ["produce"]}]
 
 
+def test_the_information_at_the_root_needs_no_key_and_names_no_server(keyed):
+    """Whoever may not list the servers learns nothing of them but what is missing."""
+    with keyed.client() as http:
+        answer = http.get("/", headers={"accept": "*/*"})
+        assert (answer.status_code, answer.headers["content-type"]) == (200, "application/json")
+        assert answer.json()["missing"] == []
+        assert ".sock" not in answer.text
+        assert http.get("/?x=1").status_code == 400
+
+
 def test_documentation_names_what_needs_no_key(root):
     """docs/security.md names each GET that openapi.yaml leaves open, and no other path."""
     text = " ".join((root / "docs" / "security.md").read_text().split())

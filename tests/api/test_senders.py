@@ -185,19 +185,26 @@ def test_a_batch_that_failed_in_part_is_no_2xx_where_nobody_reads_the_answer(htt
     assert large.json()["detail"].startswith("1 of 2 jobs was stored. The first failure: job-too-large: ")
 
 
-def test_a_batch_that_may_be_stored_in_full_later_is_to_be_sent_again(tmp_path):
+@pytest.fixture(scope="module")
+def lenient(tmp_path_factory):
+    """A client of a gateway that grants every sender, with a queue of two jobs at most."""
+    folder = tmp_path_factory.mktemp("lenient")
+    (folder / "broker.toml").write_text("[queues.small]\nmax_items = 2\n")
+    flags = ("--broker-config", str(folder / "broker.toml"), "--webhook-origins", "*")
+    with running(folder / "data", *flags) as gateway, gateway.client() as client:
+        yield client
+
+
+def test_a_batch_that_may_be_stored_in_full_later_is_to_be_sent_again(lenient):
     """503 partly-stored with Retry-After; the same Idempotency-Key then stores the same ids."""
-    (tmp_path / "broker.toml").write_text("[queues.small]\nmax_items = 2\n")
-    flags = ("--broker-config", str(tmp_path / "broker.toml"))
-    with running(tmp_path / "data", *flags) as gateway, gateway.client() as http:
-        headers = QUIET | {"idempotency-key": "k-1"}
-        answer = put(http, "small", b"1\n2\n3\n", LINES, headers)
-        assert (answer.status_code, answer.json()["code"]) == (503, "partly-stored")
-        assert (answer.json()["retryable"], answer.headers["retry-after"]) == (True, "1")
-        first = {job["data"]: job["id"] for job in (take(http, "small").json() for _ in range(2))}
-        assert put(http, "small", b"1\n2\n3\n", LINES, headers).status_code == 503
-        again = {job["data"]: job["id"] for job in (take(http, "small").json() for _ in range(2))}
-        assert again == first == {1: first[1], 2: first[2]}
+    headers = QUIET | {"idempotency-key": "k-1"}
+    answer = put(lenient, "small", b"1\n2\n3\n", LINES, headers)
+    assert (answer.status_code, answer.json()["code"]) == (503, "partly-stored")
+    assert (answer.json()["retryable"], answer.headers["retry-after"]) == (True, "1")
+    first = {job["data"]: job["id"] for job in (take(lenient, "small").json() for _ in range(2))}
+    assert put(lenient, "small", b"1\n2\n3\n", LINES, headers).status_code == 503
+    again = {job["data"]: job["id"] for job in (take(lenient, "small").json() for _ in range(2))}
+    assert again == first == {1: first[1], 2: first[2]}
 
 
 def test_an_empty_answer_may_be_repeated(http, queue):
@@ -286,11 +293,10 @@ def test_the_handshake_is_done_for_the_url_that_gets_the_events(hooked, path, qu
     assert http.options(f"{path}?{query}", headers={"webhook-request-origin": "evil.example"}).status_code == 403
 
 
-def test_any_sender_may_be_granted(tmp_path):
-    """`*` is for all; without a list no sender is granted anything."""
-    with running(tmp_path / "any", "--webhook-origins", "*") as gateway, gateway.client() as http:
-        answer = http.options("/queues/q/jobs", headers={"webhook-request-origin": "some.example"})
-        assert (answer.status_code, answer.headers["webhook-allowed-origin"]) == (200, "*")
+def test_any_sender_may_be_granted(lenient):
+    """`*` is for all."""
+    answer = lenient.options("/queues/q/jobs", headers={"webhook-request-origin": "some.example"})
+    assert (answer.status_code, answer.headers["webhook-allowed-origin"]) == (200, "*")
 
 
 def test_without_a_list_no_sender_is_granted_anything(http):

@@ -13,7 +13,6 @@ from gateway.envelope.write import EnqueueContext, wrap_event
 from gateway.errors import GatewayError, IdempotencyInFlight, Internal, InvalidEvent, InvalidParameter, error_classes
 from gateway.settings import Settings
 from tests.contract_file.rules import resolve
-from tests.lab.gateway import running
 from tests.lab.yaml_text import parse_yaml
 
 METHODS = ("get", "post", "put", "delete", "options")
@@ -83,19 +82,19 @@ def test_every_operation_documents_what_can_go_wrong(document):
 
 def test_every_example_fits_its_schema(document):
     """The examples people copy are valid."""
-    checked = 0
+    schemas, examples = [], []
     for _, _, operation in operations(document):
         bodies = [operation.get("requestBody", {})]
         bodies += [resolve(document, each) for each in operation["responses"].values()]
         for body in bodies:
             for media in body.get("content", {}).values():
-                schema = media.get("schema")
-                for example in media.get("examples", {}).values():
-                    if isinstance(schema, dict):
-                        whole = {**schema, "components": document["components"]}
-                        jsonschema_rs.validate(whole, example["value"])
-                        checked += 1
-    assert checked >= 4
+                if isinstance(media.get("schema"), dict):
+                    found = media.get("examples", {}).values()
+                    examples += [each["value"] for each in found]
+                    schemas += [media["schema"]] * len(found)
+    # All at once: a validator for each would read all components each time.
+    jsonschema_rs.validate({"prefixItems": schemas, "components": document["components"]}, examples)
+    assert len(examples) >= 4
 
 
 EVENT = {"specversion": "1.0", "source": "/web", "type": "t"}
@@ -162,19 +161,6 @@ def test_the_document_is_served_as_it_is(gateway, root):
     with gateway.client() as http:
         assert parse_yaml(http.get("/openapi.yaml").text) == document
         assert http.get("/openapi.json").json() == document
-
-
-def test_the_document_states_the_deployment_s_limits(tmp_path):
-    """Limits that the operator changed are in the served contract, and apply."""
-    flags = ("--max-timeout", "5", "--default-timeout", "1", "--max-lease", "90", "--max-job-bytes", "10")
-    with running(tmp_path / "data", *flags) as gateway, gateway.client() as http:
-        parameters = parse_yaml(http.get("/openapi.yaml").text)["components"]["parameters"]
-        limits = {"type": "number", "format": "double", "minimum": 0, "maximum": 5, "x-default": 1}
-        assert parameters["Timeout"]["schema"] == limits
-        assert http.get("/queues/q/next?timeout=6").status_code == 400
-        assert http.get("/queues/q/next?timeout=0&lease=91").status_code == 400
-        assert http.post("/queues/q/jobs", content=b"x" * 11).status_code == 413
-        assert http.post("/queues/q/jobs", content=b"x" * 10).status_code == 201
 
 
 def test_no_lease_outlives_kestrel_s_own_limit():
