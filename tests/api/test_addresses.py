@@ -12,8 +12,8 @@ import pytest
 from tests.api.keyring import Keyring
 from tests.api.relay import Relay
 from tests.lab import plain
-from tests.lab.gateway import Running, running
-from tests.lab.ports import free_port
+from tests.lab.broker import BrokerProcess
+from tests.lab.gateway import Running
 
 ADDRESS = re.compile(r"127\.0\.0\.1|localhost|unix:|\.sock|:[0-9]{2,5}\b|/tmp|Errno")
 EVENTS = [{"specversion": "1.0", "id": name, "source": "/s", "type": "t"} for name in "ab"]
@@ -81,8 +81,7 @@ def test_a_server_that_is_away_is_not_named(tmp_path: Path, keyring: Keyring, ad
 
 def test_an_outcome_that_is_unknown_names_no_server(tmp_path: Path, keyring: Keyring) -> None:
     """A 502, and the results of a batch that was sent and not answered."""
-    port = free_port()
-    with running(tmp_path / "near", "--broker-listen", f"127.0.0.1:{port}"), Relay(port) as relay:
+    with BrokerProcess(tmp_path / "near", "--fsync", "off") as broker, Relay(broker.port) as relay:
         gateway = Running(tmp_path / "data", "--keys", str(keyring.path), "--kestrel", relay.address)
         try:
             with keyring.client(gateway, "tenant") as http:

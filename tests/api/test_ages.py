@@ -30,8 +30,10 @@ def hours(figures):
 
 def becomes(workers, ask, expected):
     """Waits until every worker answers so."""
-    for worker in workers:
-        until(lambda worker=worker: ask(worker) == expected, lambda worker=worker: f"{ask(worker)}, not {expected}")
+    until(
+        lambda: all(ask(worker) == expected for worker in workers),
+        lambda: f"{[ask(worker) for worker in workers]}, not {expected}",
+    )
 
 
 @pytest.fixture(scope="module")
@@ -154,8 +156,8 @@ def test_the_embedded_broker_has_the_same_ages(tmp_path):
                 assert told_s >= asked_s - stored_s - 0.001
             return told_s
 
-        for worker, path in itertools.product(workers, ("/queues/q", "/queues")):
-            until(lambda worker=worker, path=path: age_s(worker, path) >= 0.5)
+        paths = ("/queues/q", "/queues")
+        until(lambda: all(age_s(worker, path) >= 0.5 for worker, path in itertools.product(workers, paths)))
         young_s = time.time()
         http.post("/queues/q/jobs", json=2).raise_for_status()
         stored_s = time.time()

@@ -146,16 +146,3 @@ def test_a_key_with_a_tenant_sees_no_other_one(gateway, keyring, lease):
         (backend,) = http.get("/backends").json()["backends"]
         assert (backend["server"], backend["status"], backend["connections"]) == ("server-1", "up", {})
         assert not re.search(r"[/:]", json.dumps([backend["server"], backend["error"]]))
-
-
-def test_without_tenants_an_observer_sees_the_deployment(tmp_path):
-    """The metrics, the queues and the servers; it names no tenant."""
-    ring = Keyring(tmp_path / "keys.toml")
-    ring.add("all")
-    ring.add("observer", scopes="observe")
-    with running(tmp_path / "data", "--keys", str(ring.path)) as gateway, ring.client(gateway, "observer") as http:
-        assert http.get("/metrics").status_code == 200
-        assert http.get("/queues").status_code == 200
-        assert http.get("/queues?tenant=acme").status_code == 400
-        assert http.get("/backends").json()["backends"][0]["connections"]
-        assert http.post("/queues/q/jobs", json=1).status_code == 403

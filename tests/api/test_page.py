@@ -127,14 +127,6 @@ def test_a_link_from_another_site_opens_the_page_and_reads_no_data(http):
         assert http.get(path, headers=followed).status_code == 403
 
 
-def test_the_page_can_be_switched_off(tmp_path):
-    """Then nothing of it is left."""
-    with running(tmp_path / "data", "--ui", "off") as gateway, gateway.client() as http:
-        assert http.get("/", headers=BROWSER).status_code == 200
-        for path in ("/ui", "/ui/", "/ui/app.js", "/ui/session", "/ui/feed", "/ui/history?queue=q", "/docs"):
-            assert http.get(path).status_code == 404, path
-
-
 def test_the_stream_begins_with_all_queues_and_goes_on_with_changes(http):
     """With dead letters, pauses, and the filter of `GET /queues`; what is the same is not sent again."""
     for name in ("feed-a", "feed-b", "other"):

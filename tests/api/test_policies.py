@@ -9,7 +9,6 @@ from collections import Counter
 
 import pytest
 
-from tests.api.keyring import Keyring
 from tests.lab.gateway import running
 from tests.lab.ports import free_port
 from tests.lab.waiting import until
@@ -123,8 +122,7 @@ def test_the_policy_s_ttl_is_used_where_none_is_asked(http):
     taken = http.get("/queues/brief/next").json()
     assert taken["data"] == "asked"
     http.post(taken["lease"]["url"] + "/ack")
-    for queue in ("brief", "raw-brief"):
-        until(lambda queue=queue: is_empty(http, queue))
+    until(lambda: all(is_empty(http, queue) for queue in ("brief", "raw-brief")))
 
 
 def is_empty(http, queue):
@@ -183,25 +181,6 @@ def test_a_queue_with_a_key_of_its_own(http, memcache):
     assert http.get("/queues/legacy").json()["items"] == 1
     assert http.delete("/queues/legacy").status_code == 200
     assert http.get("/queues/legacy").status_code == 404
-
-
-def test_a_tenant_s_key_is_his(tmp_path):
-    """With tenants: the key belongs to one tenant's queue; the other tenant's queue of the same name has its own."""
-    ring = Keyring(tmp_path / "keys.toml")
-    ring.add("a", "acme")
-    ring.add("b", "bolt")
-    file = tmp_path / "queues.toml"
-    file.write_text('[queues."acme/mail"]\nkey = "ns:mail"\n[queues."bolt/*"]\nmax_bytes = 2\n')
-    port = free_port()
-    flags = ("--keys", str(ring.path), "--queues", str(file), "--broker-listen", f"127.0.0.1:{port}")
-    with running(tmp_path / "data", *flags) as gateway:
-        with ring.client(gateway, "a") as acme, ring.client(gateway, "b") as bolt:
-            assert acme.post("/queues/mail/jobs", content=b"123").status_code == 201
-            assert bolt.post("/queues/mail/jobs", content=b"123").status_code == 413
-            assert bolt.post("/queues/mail/jobs", content=b"1").status_code == 201
-            assert b'"acme"' in command(port, b"get ns:mail/peek\r\n")
-            assert b'"bolt"' in command(port, b"get bolt__mail/peek\r\n")
-            assert [each["items"] for each in acme.get("/queues").json()["queues"]] == [1]
 
 
 def test_sighup_changes_the_policies_of_every_worker(tmp_path):

@@ -1,4 +1,4 @@
-"""The open leases and the policy of a queue over HTTP."""
+"""The open leases and the policy of a queue over HTTP, and what an observer without a tenant sees."""
 
 import itertools
 import re
@@ -71,3 +71,13 @@ def test_the_policy_is_what_applies(gateway, keyring, root):
     assert (other["table"], other["lease"], other["max_bytes"], other["ttl"]) == (None, 60, 1 << 20, None)
     documented = set(re.findall(r"^\| `([a-z_]+)` \|", (root / "docs/policies.md").read_text(), re.MULTILINE))
     assert other.keys() - {"queue", "table"} == documented
+
+
+def test_without_tenants_an_observer_sees_the_deployment(gateway, keyring):
+    """The metrics, the queues and the servers; it names no tenant."""
+    with keyring.client(gateway, "watcher") as http:
+        assert http.get("/metrics").status_code == 200
+        assert http.get("/queues").status_code == 200
+        assert http.get("/queues?tenant=acme").status_code == 400
+        assert http.get("/backends").json()["backends"][0]["connections"]
+        assert http.post("/queues/q/jobs", json=1).status_code == 403

@@ -13,6 +13,7 @@ from tests.api.keyring import Keyring
 from tests.lab.examples import examples
 from tests.lab.gateway import running
 from tests.lab.http import HttpClient
+from tests.lab.memcache import MemcacheClient
 from tests.lab.ports import free_port
 from tests.lab.workers import client_of_each
 
@@ -53,12 +54,22 @@ def keyring(tmp_path_factory):
     return ring
 
 
+POLICIES = """
+[queues."a/mail"]
+key = "ns:mail"
+[queues."b/mai*"]
+max_bytes = 2
+"""
+
+
 @pytest.fixture(scope="module")
 def shared(keyring, tmp_path_factory):
     """One gateway for all tenants, with two workers; memcache clients reach its broker, too."""
     port = free_port()
-    flags = ("--keys", str(keyring.path), "--workers", "2", "--broker-listen", f"127.0.0.1:{port}")
-    with running(tmp_path_factory.mktemp("shared") / "data", *flags) as gateway:
+    folder = tmp_path_factory.mktemp("shared")
+    (folder / "queues.toml").write_text(POLICIES)
+    flags = ("--keys", str(keyring.path), "--queues", str(folder / "queues.toml"))
+    with running(folder / "data", *flags, "--workers", "2", "--broker-listen", f"127.0.0.1:{port}") as gateway:
         gateway.memcache_address = "127.0.0.1", port
         yield gateway
 
@@ -190,6 +201,18 @@ def test_keys_of_kestrel_say_whose_they_are(shared, a, b, queue):
                 pass
     for http, queues in ((a, [queue, f"{queue}+kid"]), (b, [queue])):
         assert [each["queue"] for each in http.get(f"/queues?filter=name~{queue}*").json()["queues"]] == queues
+
+
+def test_a_policy_is_that_of_one_tenant_s_queue(shared, a, b):
+    """Its key on Kestrel belongs to that queue; the other tenant's queue of the same name has its own, and its own
+    limit."""
+    assert a.post("/queues/mail/jobs", content=b"123").status_code == 201
+    assert b.post("/queues/mail/jobs", content=b"123").status_code == 413
+    assert b.post("/queues/mail/jobs", content=b"1").status_code == 201
+    with contextlib.closing(MemcacheClient("{}:{}".format(*shared.memcache_address))) as memcache:
+        assert b'"a"' in (memcache.get("ns:mail/peek") or b"")
+        assert b'"b"' in (memcache.get("b__mail/peek") or b"")
+    assert [each["items"] for each in a.get("/queues?filter=name=mail").json()["queues"]] == [1]
 
 
 def test_deleting_one_s_queue_leaves_the_other_s(a, b, queue):
