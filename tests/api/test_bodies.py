@@ -55,19 +55,19 @@ def test_what_is_wrong_with_a_body_is_named(http, path, body, detail):
     assert answer.json()["detail"].startswith(detail)
 
 
-@pytest.mark.parametrize("levels", [200, 300, 990, 1020, 1030, 5000])
 @pytest.mark.parametrize(
     ("path", "member"),
     [("/queues/q/leases", "ack"), ("/leases/settle", "nacks"), (NO_LEASE + "/extend", "lease_seconds")],
 )
 @pytest.mark.parametrize("brackets", [("[", "]"), ('{"a":', "}")], ids=["arrays", "objects"])
-def test_a_body_is_nested_deeply(http, path, member, brackets, levels):
+def test_a_body_is_nested_deeply(http, path, member, brackets):
     """However deeply: the answer is 400, and the gateway does not fail."""
     opening, closing = brackets
-    answer = post(http, path, f'{{"{member}": {opening * levels}1{closing * levels}}}')
-    assert (answer.status_code, answer.json()["code"]) == (400, "invalid-body")
-    if levels > 255:
-        assert answer.json()["detail"].startswith("the body is nested too deeply; ")
+    for levels in (200, 300, 990, 1020, 1030, 5000):
+        answer = post(http, path, f'{{"{member}": {opening * levels}1{closing * levels}}}')
+        assert (answer.status_code, answer.json()["code"]) == (400, "invalid-body"), levels
+        if levels > 255:
+            assert answer.json()["detail"].startswith("the body is nested too deeply; "), levels
 
 
 def test_an_unknown_member_is_shown_cut(http):

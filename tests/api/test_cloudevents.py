@@ -2,6 +2,7 @@
 
 import base64
 import json
+import string
 import time
 import urllib.request
 from urllib.parse import unquote
@@ -328,13 +329,11 @@ def test_ttl_becomes_expires(http, queue):
     assert 60.4 < left < 65
 
 
-def test_an_expired_job_is_dropped_and_the_wait_goes_on(http, queue):
+def test_an_expired_job_is_dropped_and_the_wait_goes_on(http, queue, new_queue):
     """A ttl of half a second is kept to the fraction: the job is not delivered, the next one is, in the same poll."""
     put(http, queue, b'"gone"', ttl="0.2")
     put(http, queue, b'"too"', ttl="0.2")
-    stored_s = time.monotonic()
-    while time.monotonic() < stored_s + 0.25:
-        assert http.get("/livez").status_code == 200
+    assert http.get(f"/queues/{new_queue()}/next?timeout=0.25").status_code == 204
     put(http, queue, b'"stays"', ttl="100")
     assert take(http, queue).json()["data"] == "stays"
     assert http.get(f"/queues/{queue}/next?timeout=0").status_code == 204
@@ -366,7 +365,7 @@ ATTRIBUTE = st.text(
     st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="".join(map(chr, NONCHARACTERS))), max_size=30
 )
 EXTENSIONS = st.dictionaries(
-    st.from_regex(r"x[a-z0-9]{0,12}", fullmatch=True),
+    st.text(string.ascii_lowercase + string.digits, max_size=12).map(lambda name: "x" + name),
     ATTRIBUTE | st.booleans() | st.integers(-(2**31), 2**31 - 1),
     max_size=4,
 )

@@ -6,7 +6,6 @@ import hashlib
 import os
 import re
 import signal
-import sys
 import time
 
 import httpx
@@ -19,7 +18,7 @@ from gateway.config.toml_file import MistakesError
 from gateway.errors import ForbiddenQueue, ForbiddenScope, RateLimited, Unauthenticated
 from tests.api.keyring import Keyring
 from tests.lab import plain
-from tests.lab.commands import run_process
+from tests.lab.commands import NOWHERE, Commands
 from tests.lab.gateway import running
 from tests.lab.http import AsyncHttp
 from tests.lab.processes import children_of
@@ -27,6 +26,7 @@ from tests.lab.waiting import until
 from tests.lab.workers import client_of_each
 from tests.lab.yaml_text import parse_yaml
 
+COMMANDS = Commands("")
 DIGEST = hashlib.sha256(b"secret").hexdigest()
 GOOD = f'[[keys]]\nname = "shop"\nsha256 = "{DIGEST}"\ntenant = "acme"\nscopes = ["produce"]\n'
 
@@ -167,8 +167,8 @@ def test_what_a_good_file_means(tmp_path):
 
 def test_a_new_key_works(tmp_path):
     """`keys new` prints a secret and the table that lets it in; what it prints is a file of keys as it is."""
-    command = [sys.executable, "-m", "gateway", "keys", "new", "--name", "shop", "--tenant", "acme"]
-    made = run_process([*command, "--scope", "produce", "--scope", "consume", "--queue", "img-*", "--rate", "5"]).stdout
+    flags = ("--name", "shop", "--tenant", "acme", "--scope", "produce", "--scope", "consume")
+    made = COMMANDS.text("keys", "new", *flags, "--queue", "img-*", "--rate", "5")
     secret, _, table = made.partition("\n\n")
     assert re.fullmatch(r"kg_[A-Za-z0-9_-]{43}", secret)
     assert secret not in table
@@ -181,29 +181,26 @@ def test_a_new_key_works(tmp_path):
 
 def test_a_rate_is_requests_a_second():
     """The help and the refusal say so, and not that it is a time."""
-    command = [sys.executable, "-m", "gateway", "keys", "new"]
-    told = run_process([*command, "--help"]).stdout
+    told = COMMANDS.text("keys", "new", "--help")
     assert re.search(r"--rate REQUESTS\s+maximum number of requests a second", told)
-    done = run_process([*command, "--name", "a", "--scope", "admin", "--rate", "x"])
-    assert (done.returncode, "'x' is not a number of requests a second" in done.stderr) == (2, True)
+    done = COMMANDS("keys", "new", "--name", "a", "--scope", "admin", "--rate", "x")
+    assert (done.returncode, b"'x' is not a number of requests a second" in done.stderr) == (2, True)
 
 
 @pytest.mark.parametrize("flags", [["--scope", "x"], ["--scope", "operator", "--tenant", "a"], []])
 def test_a_new_key_that_cannot_be(flags):
     """Exit code 2 and one line."""
-    command = [sys.executable, "-m", "gateway", "keys", "new", "--name", "shop", *flags]
-    done = run_process(command)
-    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    done = COMMANDS("keys", "new", "--name", "shop", *flags)
+    assert (done.returncode, done.stdout, done.stderr.count(b"\n")) == (2, b"", 1)
 
 
 def test_a_bad_file_at_the_start(tmp_path):
     """One line a mistake, exit code 2; nothing is served."""
     path = tmp_path / "keys.toml"
     path.write_text(GOOD.replace("produce", "x"))
-    command = [sys.executable, "-m", "gateway", "serve", "--port", "0", "--data", str(tmp_path / "data")]
-    done = run_process([*command, "--keys", str(path)])
+    done = COMMANDS("serve", "--port", "0", *NOWHERE, "--keys", str(path))
     assert done.returncode == 2
-    assert done.stderr == (
+    assert done.stderr.decode() == (
         f"kestrel-gateway: {path}:5: keys[1].scopes 'x' is not one of produce, consume, admin, observe, operator\n"
     )
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import string
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,7 +15,7 @@ from tests.lab.examples import examples
 QUEUE = Queue("acme", "emails", "acme__emails")
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 ATTRIBUTES = st.dictionaries(
-    TEXT | st.from_regex(r"[a-z0-9]{1,8}", fullmatch=True), TEXT | st.integers() | st.booleans()
+    TEXT | st.text(string.ascii_lowercase + string.digits, min_size=1, max_size=8), TEXT | st.integers() | st.booleans()
 )
 KNOWN = st.fixed_dictionaries(
     {},
