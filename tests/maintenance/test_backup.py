@@ -218,26 +218,26 @@ def test_a_directory_that_is_none_is_told(tmp_path: Path) -> None:
 
 def test_what_a_killed_gateway_left_is_backed_up_unchanged(tmp_path: Path) -> None:
     """The log that it left is read, and stays."""
-    with running(tmp_path / "data") as gateway:
+    gateway = Running(tmp_path / "data")
+    try:
         assert plain.post(gateway.url + f"{QUEUE}/jobs", content=b"1").status_code == 201
+    finally:
         gateway.kill()
-        log = (gateway.data / "broker.sqlite-wal").read_bytes()
-        assert log
-        assert command(tmp_path / "copy", "--data", gateway.data).returncode == 0
-        assert (gateway.data / "broker.sqlite-wal").read_bytes() == log
-        gateway.start()
+    log = (gateway.data / "broker.sqlite-wal").read_bytes()
+    assert log
+    assert command(tmp_path / "copy", "--data", gateway.data).returncode == 0
+    assert (gateway.data / "broker.sqlite-wal").read_bytes() == log
     with sqlite3.connect(tmp_path / "copy" / "broker.sqlite") as copied:
         assert copied.execute("SELECT count(*) FROM items").fetchone() == (1,)
     copied.close()
 
 
-def test_a_damaged_job_is_told(tmp_path: Path) -> None:
-    """The copy is as damaged as its source, and the exit code says so."""
-    with running(tmp_path / "data") as gateway:
-        assert plain.post(gateway.url + f"{QUEUE}/jobs", content=b"1").status_code == 201
-        assert gateway.stop() == 0
+def test_a_damaged_job_is_told(gateway: Running, tmp_path: Path) -> None:
+    """The copy is as damaged as its source, here a copy itself, and the exit code says so."""
+    assert plain.post(gateway.url + f"{QUEUE}/jobs", content=b"1").status_code == 201
+    assert command(tmp_path / "data", "--data", gateway.data).returncode == 0
     with sqlite3.connect(tmp_path / "data" / "broker.sqlite") as file:
-        file.execute("UPDATE items SET expires_ms = 1")
+        file.execute("UPDATE items SET expires_ms = 1 WHERE rowid = (SELECT max(rowid) FROM items)")
     file.close()
     result = command(tmp_path / "copy", "--data", tmp_path / "data")
     assert result.returncode == 1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import sqlite3
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from tests.lab import plain
 from tests.lab.commands import COMMAND, Commands, run_process
 from tests.lab.gateway import running
 from tests.lab.ports import free_port
+from tests.maintenance import without_rights as without_rights_module
 
 NEWER = {"broker.sqlite": (4, 3), "idempotency.db": (7, 1)}
 """A format that this version does not know, and the newest that it does, by the file."""
@@ -160,12 +160,15 @@ OTHER = 65534
 @pytest.fixture
 def without_rights() -> Callable[..., subprocess.CompletedProcess[str]]:
     """Runs `kestrel-gateway` as a user who must obey rights: root without the capabilities that override them."""
-    begin: list[str] = []
-    if not os.geteuid():
-        begin = ["setpriv", "--bounding-set=-dac_override,-dac_read_search,-fowner", "--"]
-        if shutil.which(begin[0]) is None or subprocess.run([*begin, "true"], check=False).returncode:
-            pytest.skip("root cannot give up its rights here: setpriv is missing, or is not allowed to")
-    return lambda *arguments: run_process([*begin, sys.executable, "-m", "gateway", *map(str, arguments)], 120)
+    module = "gateway" if os.geteuid() else without_rights_module.__name__
+
+    def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+        done = run_process([sys.executable, "-m", module, *map(str, arguments)], 120)
+        if done.returncode == without_rights_module.REFUSED:
+            pytest.skip("root may not give up its rights here")
+        return done
+
+    return run
 
 
 @pytest.fixture
@@ -185,7 +188,7 @@ def taken_away() -> Iterator[Callable[[Path], None]]:
         path.chmod(0o700)
 
 
-SLOW = pytest.mark.slow  # they are executed, not forked
+SLOW = pytest.mark.slow  # the directory and one file in it are examined each time
 
 
 @pytest.mark.parametrize(

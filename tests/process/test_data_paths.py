@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +12,7 @@ import pytest
 
 from tests.lab import plain
 from tests.lab.broker import BrokerProcess
-from tests.lab.commands import run_process
+from tests.lab.commands import Commands
 from tests.lab.gateway import Running, running
 from tests.lab.ports import free_port
 
@@ -22,14 +21,9 @@ NAME = os.fsdecode("a,b:c d%41'\"?mode=ro#;&$*[é\n".encode() + b"\xff")
 
 
 def command(*arguments: object) -> tuple[int, str, str]:
-    """The exit code of a command, and what it writes."""
-    done = run_process(
-        [sys.executable, "-m", "gateway", *map(str, arguments)],
-        encoding="utf-8",
-        errors="surrogateescape",
-        env=os.environ | {"PYTHONIOENCODING": "utf-8:strict"},  # as in a locale other than C
-    )
-    return done.returncode, done.stdout, done.stderr
+    """The exit code of a command, and what it writes. Its output begins strict, as in a locale other than C."""
+    done = Commands("http://127.0.0.1:9")(*map(str, arguments), PYTHONIOENCODING="utf-8:strict")
+    return done.returncode, os.fsdecode(done.stdout), os.fsdecode(done.stderr)
 
 
 def put(gateway: Running, body: bytes) -> None:

@@ -404,7 +404,7 @@ def test_long_data_path_gets_a_short_run_directory(serve: Callable[..., Serve], 
     assert one.get("/readyz").status_code == 200
     one.process.kill()
     one.process.wait()
-    two = serve(data=data).ready()
+    two = serve("--app", TINY, *NOBODY, data=data).ready()
     assert not target.exists()
     target = (data / "run").readlink()
     two.process.terminate()
