@@ -3,33 +3,22 @@
 from __future__ import annotations
 
 import resource
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from gateway.process.descriptors import of_worker
 from gateway.settings import Settings
+from tests.lab.commands import run_process
 from tests.process.test_supervisor import Serve, serve
 
 __all__ = ["serve"]  # the fixture
 
-LOOK = """
-import resource, sys
-from gateway.process.descriptors import prepare
-from gateway.settings import Settings
-for count in map(int, sys.argv[1:]):
-    resource.setrlimit(resource.RLIMIT_NOFILE, (100, 1500))
-    settings = Settings(max_connections=count, max_leases=50, max_waits=50)
-    told = prepare(settings, embedded=True)
-    print(resource.getrlimit(resource.RLIMIT_NOFILE)[0], *told, sep=": ")
-"""
-
 
 def test_the_soft_limit_is_raised_and_a_shortage_told() -> None:
     """1,000 + 64 + 300 files fit into 1,500, 136 more too; with 137 one is missing, and the numbers say so."""
-    command = [sys.executable, "-c", LOOK, "1000", "1136", "1137"]
-    fits, just_fits, short = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    done = run_process([sys.executable, "-m", "tests.process.raised_limit", "1000", "1136", "1137"])
+    fits, just_fits, short = done.stdout.splitlines()
     assert fits == just_fits == "1500"
     assert short.startswith("1500: a worker may need 1501 open files, but the system allows only 1500; raise")
 

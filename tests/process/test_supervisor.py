@@ -123,28 +123,37 @@ def hang_up_and_terminate(group: int) -> None:
         os.killpg(group, number)
 
 
-ENDS: dict[str, Callable[[int], object]] = {
-    "kill -9 of the supervisor": lambda pid: os.kill(pid, signal.SIGKILL),
-    "TERM to the group": lambda pid: os.killpg(pid, signal.SIGTERM),
-    "Ctrl-C": lambda pid: os.killpg(pid, signal.SIGINT),
-    "HUP and TERM to the group": hang_up_and_terminate,
+ENDS: dict[str, tuple[int, Callable[[int], object]]] = {
+    "kill -9 of the supervisor": (2, lambda pid: os.kill(pid, signal.SIGKILL)),
+    "TERM to the group": (1, lambda pid: os.killpg(pid, signal.SIGTERM)),
+    "Ctrl-C": (2, lambda pid: os.killpg(pid, signal.SIGINT)),
+    "HUP and TERM to the group": (1, hang_up_and_terminate),
 }
+"""Each with the number of workers."""
+GRACE_S = 40
+POLL = b"GET /queues/q/next?timeout=60 HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+HALF_SENT = b"POST /queues/q/jobs HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1000\r\n\r\nx"
 
 
 def test_nothing_is_left_and_the_next_one_starts(serve: Callable[..., Serve]) -> None:
-    """No process is left, even with a poll parked; the next one starts on the same port and directory."""
-    one, children = serve("--workers", "2").ready(), 3
-    for how, end in ENDS.items():
-        assert len(one.children()) == children
-        with socket.create_connection(("127.0.0.1", one.port)) as poll:
-            poll.sendall(b"GET /queues/q/next?timeout=60 HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+    """No process is left long before the grace ends, even with a poll parked and ten clients in the middle of a body.
+
+    The next one starts on the same port and directory.
+    """
+    port = None
+    for how, (workers, end) in ENDS.items():
+        one = serve("--workers", str(workers), "--grace", str(GRACE_S), port=port).ready()
+        port = one.port
+        assert len(one.children()) == workers + 1
+        with contextlib.ExitStack() as clients:
+            for sent in (POLL, *[HALF_SENT] * 10):
+                clients.enter_context(socket.create_connection(("127.0.0.1", port))).sendall(sent)
             assert one.get("/livez").status_code == 200
             end(one.process.pid)
-            one.process.wait(30)
-            until(lambda one=one: not group_lives(one.process.pid))  # type: ignore[misc]
+            until(lambda one=one: one.process.poll() is not None, within_s=GRACE_S / 2)  # type: ignore[misc]
+            until(lambda one=one: not group_lives(one.process.pid), within_s=GRACE_S / 2)  # type: ignore[misc]
         assert one.process.returncode == (-signal.SIGKILL if "kill -9" in how else 0), how
-        one, children = serve(port=one.port).ready(), 2
-    assert one.get("/livez").status_code == 200
+        assert "did not end in time" not in one.text()
 
 
 def test_next_one_starts_at_once_after_kill_9(serve: Callable[..., Serve]) -> None:

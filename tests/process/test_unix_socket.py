@@ -20,6 +20,7 @@ from tests.lab.forkserver import ForkedProcess
 from tests.lab.lifeline import lifeline, tied
 from tests.lab.processes import START_S
 from tests.lab.waiting import until
+from tests.process.test_supervisor import ENVIRONMENT, NOBODY, TINY
 
 command = Commands("http://127.0.0.1:9")
 
@@ -33,7 +34,7 @@ class OnSocket:
         arguments = tied("gateway", "serve", "--listen", f"unix:{path}", "--data", str(folder / "data"), *flags)
         with self.log.open("wb") as log:
             self.process: subprocess.Popen[bytes] = ForkedProcess(
-                arguments, stdin=lifeline(), stdout=log, stderr=log, start_new_session=True, env=dict(os.environ)
+                arguments, stdin=lifeline(), stdout=log, stderr=log, start_new_session=True, env=ENVIRONMENT
             )
 
     def ready(self) -> bool:
@@ -121,10 +122,11 @@ def test_the_socket_of_a_running_gateway_is_never_replaced(gateway: OnSocket, sh
 def test_the_path_of_a_killed_gateway_is_taken_and_removed_in_the_end(short_path: Path) -> None:
     """A stop in order leaves no path."""
     path = short_path / "http.sock"
-    with serving(short_path, path) as killed:
+    tiny = ("--app", TINY, *NOBODY)
+    with serving(short_path, path, *tiny) as killed:
         killed.kill()
     assert path.exists()
-    with serving(short_path, path) as next_one:
+    with serving(short_path, path, *tiny) as next_one:
         assert next_one.stop() == 0
     assert not path.exists()
 
