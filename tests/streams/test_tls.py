@@ -19,11 +19,15 @@ __all__ = ["files"]
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="there is no openssl to make a certificate")
 
 
+WINDOW_BYTES = 2_000_000
+
+
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory, files):
     trusted = trusting(files)
     folder = tmp_path_factory.mktemp("streams")
-    made = RunningTls(folder / "data", trusted, *flags_of(files), "--stream-keepalive", "0.2", "--body-timeout", "1")
+    flags = ("--stream-keepalive", "0.2", "--body-timeout", "1", "--stream-window-bytes", str(WINDOW_BYTES))
+    made = RunningTls(folder / "data", trusted, *flags_of(files), *flags)
     yield made
     made.kill()
 
@@ -61,14 +65,14 @@ def test_jobs_come_and_are_settled(gateway, http, queue, accept):
 
 def test_a_client_that_does_not_read(gateway, http, queue):
     """No more is taken for it than its window holds; it gets everything once it reads and settles."""
-    put(http, queue, *[LARGE] * 60)
-    with StreamReader(gateway, f"/queues/{queue}/stream?window=60&lease_seconds=600") as stream:
+    put(http, queue, *[LARGE] * 20)
+    with StreamReader(gateway, f"/queues/{queue}/stream?window=20&lease_seconds=600") as stream:
         held = -1
         while (now := http.get(f"/queues/{queue}").json()["open_reads"]) != held or not held:
             held = now
-        assert held * len(LARGE) < (8 << 20) + (1 << 20)
+        assert held * len(LARGE) <= WINDOW_BYTES + len(LARGE)
         stream.next("open")
-        for _ in range(60):
+        for _ in range(20):
             assert http.post(stream.next()["lease"]["url"] + "/ack").status_code == 204
     assert http.get(f"/queues/{queue}").json()["backlog"] == 0
 
