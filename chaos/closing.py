@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from chaos.closer import AT_ONCE, LEASE_S, Closer
-from chaos.processes import ENVIRONMENT, Processes
+from chaos.processes import ENVIRONMENT, ProcessError, Processes
+from tests.lab.commands import run_process
 from tests.lab.http import HttpClient
 
 HERE = Path(__file__).parent
@@ -82,13 +83,9 @@ def _begins_s(port: int) -> float:
 
 def _run(processes: Processes, queue: str, command: list[str], rounds: int, seed: int) -> Closing:
     arguments = [str(processes.ports[0]), queue, str(rounds), str(seed)]
-    ended = subprocess.run(
-        [*command, *arguments],
-        stdout=subprocess.PIPE,
-        timeout=LIMIT_S,
-        check=True,
-        env=ENVIRONMENT,
-    )
+    ended = run_process([*command, *arguments], LIMIT_S, env=ENVIRONMENT)
+    if ended.returncode:
+        raise ProcessError(ended.stderr)
     told = json.loads(ended.stdout)
     return _judged(processes.ports[0], queue, told["stored"], told["acked"], told["read"])
 

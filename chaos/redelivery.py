@@ -83,6 +83,9 @@ def of_gateways(processes: Processes, rounds: int) -> Redelivery:
     lost = 0
     for number in range(rounds):
         victim, other = number % 2, 1 - number % 2
+        if number:
+            processes.replicas[other].start()
+            processes.until_ready()
         holder = HttpClient(processes.ports[victim], ANSWER_S)
         holder.ask("POST", QUEUE + "/jobs", {"number": number})
         taken = holder.ask("GET", f"{QUEUE}/next?timeout=5&lease=60")
@@ -95,8 +98,6 @@ def of_gateways(processes: Processes, rounds: int) -> Redelivery:
                 lost += 1
             else:
                 took_ms.append((reached_s - began_s) * 1000)
-        processes.replicas[victim].start()
-        processes.until_ready()
     return Redelivery(took_ms, lost=lost)
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from tests.cluster.rig import before, brokers
 from tests.lab.broker import BrokerProcess
+from tests.lab.examples import examples
 from tests.lab.gateway import Running
 from tests.lab.http import AsyncHttp
 
@@ -103,7 +104,7 @@ def p99(times: list[float]) -> float:
     return sorted(times)[int(len(times) * 0.99)]
 
 
-@pytest.mark.parametrize("jobs", [1000, pytest.param(JOBS, marks=[pytest.mark.slow, pytest.mark.alone])])
+@pytest.mark.parametrize("jobs", [examples(1000), pytest.param(JOBS, marks=[pytest.mark.slow, pytest.mark.alone])])
 def test_one_killed_one_frozen_one_added(tmp_path, jobs):
     """4,000 jobs over three servers; a fourth is added. No 201 is missing, no acked delivery comes back by itself.
 
