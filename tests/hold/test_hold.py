@@ -15,6 +15,7 @@ import pytest
 from tests.hold.worker import Worker, reference_s
 from tests.lab import plain
 from tests.lab.broker import BrokerProcess
+from tests.lab.http import HttpClient
 
 MIB = 1 << 20
 EMPTIES = b"[" + b"[]," * ((MIB - 4) // 3 - 1) + b"[]]"
@@ -31,7 +32,6 @@ LEASES = (80, pytest.param(300, marks=LONG))
 POLLS = (100, pytest.param(400, marks=LONG))
 HEADER_S = 2
 TRIES = 12
-TAKE = {"timeout": 5, "lease_seconds": 600}
 NUMBERS = itertools.count()
 
 
@@ -80,13 +80,13 @@ def crowded(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def hurried(broker, tmp_path_factory):
+def hurried(tmp_path_factory):
     """A worker whose connections have little time to send a head."""
-    started = Worker(
-        tmp_path_factory.mktemp("hurried"), f"127.0.0.1:{broker.port}", log_level="error", header_timeout_s=HEADER_S
-    )
-    yield started
-    started.close()
+    folder = tmp_path_factory.mktemp("hurried")
+    with BrokerProcess(folder / "broker", "--fsync", "off") as broker:  # the other one's queues would all be read
+        started = Worker(folder / "worker", f"127.0.0.1:{broker.port}", log_level="error", header_timeout_s=HEADER_S)
+        yield started
+        started.close()
 
 
 @pytest.fixture
@@ -258,7 +258,7 @@ def test_no_list_holds_the_loop(listed, quick_of, name):
         def request():
             answer = http.get("/queues", params=[("limit", 1), *LISTS[name]] if name != "all" else LISTS[name])
             assert answer.status_code == 200
-            if answer.json()["next"]:
+            if name in {"figures", "all"}:  # the next page, in each order
                 assert http.get(answer.json()["next"]).status_code == 200
 
         quick_of(listed, request)
@@ -297,14 +297,21 @@ def test_no_order_holds_the_loop(http, quick, name):
     quick(request)
 
 
+def leased(worker, queue, count):
+    """The ids of so many leases."""
+    with contextlib.closing(HttpClient(worker.port, 60)) as client:
+        path = f"/queues/{queue}/next?timeout=5&lease_seconds=600"
+        return [client.ask("GET", path).headers["lease-id"] for _ in range(count)]
+
+
 @pytest.mark.parametrize("count", LEASES)
-def test_many_settlements_do_not_hold_the_loop(http, quick, count):
+def test_many_settlements_do_not_hold_the_loop(worker, http, quick, count):
     """Each is a command of Kestrel."""
 
     def request():
         lines = b"".join(b"%d\n" % number for number in range(count))
         assert http.post("/queues/settled/jobs", content=lines, headers=LINES).status_code == 201
-        leases = [http.get("/queues/settled/next", params=TAKE).headers["lease-id"] for _ in range(count)]
+        leases = leased(worker, "settled", count)
         answer = http.post("/leases/settle", json={"acks": leases})
         assert answer.status_code == 200
 
@@ -385,11 +392,11 @@ def test_pipelined_requests_do_not_hold_the_loop(worker, quick):
     def request():
         request = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n"
         with socket.create_connection(("127.0.0.1", worker.port), 60) as connection:
-            connection.sendall(request * 3000 + request.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+            connection.sendall(request * 1000 + request.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
             answer = b""
             while chunk := connection.recv(1 << 20):
                 answer += chunk
-        assert answer.count(b"HTTP/1.1 200") == 3001
+        assert answer.count(b"HTTP/1.1 200") == 1001
 
     quick(request)
 
@@ -412,8 +419,7 @@ def test_leases_that_end_together_do_not_hold_the_loop(worker, quick, count):
         with plain.client(base_url=worker.url, timeout=60, limits=httpx.Limits(max_connections=1)) as http:
             for queue in ("expiring", "dropped"):
                 assert http.post(f"/queues/{queue}/jobs", content=lines, headers=LINES).status_code == 201
-                for _ in range(count):
-                    assert http.get(f"/queues/{queue}/next", params=TAKE).status_code == 200
+                assert len(leased(worker, queue, count)) == count
             assert http.delete("/queues/dropped").json()["leases_ended"] == count
 
             def end_all():
