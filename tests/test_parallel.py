@@ -2,8 +2,9 @@
 
 import os
 import re
-import subprocess
+import signal
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -40,6 +41,9 @@ def test_never():
     note("never")
 """
 
+LIMIT_S = 300
+"""A run ends by itself within seconds; one that hangs is killed."""
+
 Run = Callable[..., tuple[int, str, list[list[str]]]]
 
 
@@ -52,16 +56,33 @@ def run(root: Path, tmp_path: Path) -> Run:
             (tmp_path / f"test_{name}.py").write_text(RECORD + text)
         (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = alone\naddopts = --import-mode=importlib\n")
         options = ["-p", "tests.parallel", "--workers=3", f"--rootdir={tmp_path}", "-c", str(tmp_path / "pytest.ini")]
-        ran = subprocess.run(
-            [sys.executable, "-m", "pytest", *options, *arguments, str(tmp_path)],
-            cwd=root, env={**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
-            capture_output=True, text=True, timeout=300,
-        )  # fmt: skip
-        noted = tmp_path / "ran"
+        output, noted = tmp_path / "output", tmp_path / "ran"
+        code = forked_pytest([*options, *arguments, str(tmp_path)], root, output)
         lines = noted.read_text().splitlines() if noted.exists() else []
-        return ran.returncode, ran.stdout, [line.rsplit(" ", 1) for line in lines]
+        return code, output.read_text(), [line.rsplit(" ", 1) for line in lines]
 
     return run
+
+
+def forked_pytest(arguments: list[str], folder: Path, output: Path) -> int:
+    """Runs pytest in a fork of this process, which has imported it: the exit code."""
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    code = -1
+    try:
+        signal.alarm(LIMIT_S)
+        warnings.resetwarnings()  # here they are errors, also what the fork leaves of its parent
+        os.chdir(folder)
+        os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+        with output.open("w") as file:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+        sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
+        code = pytest.main(arguments)
+        sys.stdout.flush()
+    finally:
+        os._exit(code)
 
 
 def test_each_file_is_run_by_one_process_and_the_lonely_ones_last(run: Run) -> None:
