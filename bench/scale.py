@@ -7,8 +7,10 @@ does to those that are left. Nothing is measured here: bench/README.md has the m
 
 from __future__ import annotations
 
+import functools
 import math
 import random
+from collections import Counter
 from dataclasses import dataclass
 from hashlib import blake2b
 
@@ -82,26 +84,21 @@ def spread(name: str, servers: int, jobs: int, rng: random.Random, *, keys: int 
     keys: how many ordering keys, 0: none. skew: of their popularity (Zipf's exponent). stranded: the part of the jobs
     that are enqueued after the loss and have no server to go to.
     """
-    popularity = [1 / (rank + 1) ** skew for rank in range(keys)]
-    home = [_home(str(key), range(servers)) for key in range(keys)]
-    chosen = rng.choices(range(keys), popularity, k=jobs) if keys else []
-    before, after = [0] * servers, [0] * servers
-    stranded = 0
-    for number in range(jobs):
-        lost = number >= jobs // 2
-        counts = after if lost else before
-        if keys:
-            server = home[chosen[number]]
-            if lost and server == 0:
-                stranded += 1
-                continue
-        else:
-            server = rng.randrange(1, servers) if lost else rng.randrange(servers)
-        counts[server] += 1
-    even = jobs / 2 / servers
-    return Spread(name, servers, max(before) / even, min(before) / even, max(after) / even, stranded / (jobs / 2))
+    half = jobs // 2
+    if keys:
+        popularity = [1 / (rank + 1) ** skew for rank in range(keys)]
+        home = [_home(str(key), range(servers)) for key in range(keys)]
+        chosen = rng.choices(home, popularity, k=jobs)
+    else:
+        chosen = [rng.randrange(servers) for _ in range(half)] + [rng.randrange(1, servers) for _ in range(half)]
+    before, after = Counter(chosen[:half]), Counter(chosen[half:])
+    stranded = after.pop(0, 0)
+    even = half / servers
+    least = min(before[server] for server in range(servers))
+    return Spread(name, servers, max(before.values()) / even, least / even, max(after.values()) / even, stranded / half)
 
 
+@functools.cache
 def _home(key: str, servers: range) -> int:
     """Rendezvous hashing, as gateway/kestrel/puts/placement.py does it."""
     return max(servers, key=lambda server: blake2b(f"{server}\0q\0{key}".encode(), digest_size=16).digest())

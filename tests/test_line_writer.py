@@ -193,7 +193,7 @@ def test_threads_lose_no_line(datagrams: tuple[socket.socket, LineWriter]) -> No
 
 def test_a_gateway_whose_log_nobody_reads_serves() -> None:
     """Its standard error is a full pipe. When that is read, every line is there."""
-    port, count = free_port(), 600
+    port, count, name = free_port(), 160, "x" * 400
     with tempfile.TemporaryDirectory() as folder:
         flags = ["--port", str(port), "--data", str(Path(folder) / "data"), "--log-level", "info"]
         process: subprocess.Popen[bytes] = ForkedProcess(
@@ -205,7 +205,7 @@ def test_a_gateway_whose_log_nobody_reads_serves() -> None:
                 pass
             with plain.client(base_url=f"http://127.0.0.1:{port}", timeout=60) as http:
                 for number in range(count):
-                    assert http.get(f"/queues/{number:d}{'x' * 40}").status_code == 404
+                    assert http.get(f"/queues/{number:d}{name}").status_code == 400
             assert _waiting_bytes(process.stderr.fileno()) > PIPE_BYTES * 3 // 4, "the pipe is not full"
             process.terminate()
             text = process.stderr.read().decode()
@@ -214,7 +214,7 @@ def test_a_gateway_whose_log_nobody_reads_serves() -> None:
             process.kill()
             process.stderr.close()
             process.wait(60)
-    assert len(re.findall(r"INFO worker-0: request id=\w+ method=GET path=/queues/\d+x{40} status=404", text)) == count
+    assert len(re.findall(r"INFO worker-0: request id=\w+ method=GET path=/queues/\d+x{400} status=400", text)) == count
 
 
 def _waiting_bytes(fd: int) -> int:
