@@ -160,6 +160,7 @@ async def test_a_member_that_returns_is_brought_up_to_date(tmp_path: Path) -> No
                         assert other.notes.get("gone") is None
                         break
                 assert asyncio.get_running_loop().time() - first_seen < 8
+                await asyncio.sleep(0.1)
             assert dict(one.notes.items()) == {"new": "y"}
     finally:
         for each in brokers:
