@@ -20,8 +20,9 @@ from gateway.delivery.idempotency.ledger import Ledger, Reply
 from gateway.errors import IdempotencyInFlight, IdempotencyKeyReused, OutcomeUnknown, QueueFull
 from tests.api.keyring import Keyring
 from tests.api.relay import Relay
+from tests.lab.broker import BrokerProcess
+from tests.lab.examples import examples
 from tests.lab.gateway import Running, running
-from tests.lab.ports import free_port
 
 KEY = "idempotency-key"
 
@@ -273,11 +274,10 @@ def test_a_file_that_cannot_be_used_is_told(tmp_path):
 
 @pytest.fixture(scope="module")
 def far(tmp_path_factory):
-    """A gateway whose Kestrel is another one's broker, behind a relay that may lose answers."""
+    """A gateway whose Kestrel is behind a relay that may lose answers."""
     base = tmp_path_factory.mktemp("far")
-    port = free_port()
     (base / "queues.toml").write_text('[queues."twice*"]\nduplicates_ok = true\n')
-    with running(base / "near", "--broker-listen", f"127.0.0.1:{port}"), Relay(port) as relay:
+    with BrokerProcess(base / "near", "--fsync", "off") as broker, Relay(broker.port) as relay:
         with running(base / "data", "--kestrel", relay.address, "--queues", str(base / "queues.toml")) as gateway:
             yield gateway, relay
 
@@ -314,7 +314,7 @@ def test_where_duplicates_are_fine_the_gateway_tries_again_itself(far):
 def test_kill_9_while_keys_are_used(tmp_path):
     """Workers and the whole gateway are killed again and again: in the end each key has one id, and more than one
     copy only where an attempt had no answer."""
-    keys = [f"key-{number}" for number in range(60)]
+    keys = [f"key-{number}" for number in range(examples(60, fewest=32))]
     unanswered: set[str] = set()
     answers: dict[str, str] = {}
     chance = random.Random(3)
@@ -544,22 +544,21 @@ def test_ids_of_one_seed_are_the_same_and_many():
     assert all(len(each) == 32 for each in made)
 
 
-def test_a_keyed_batch_of_bad_lines_takes_little_room(tmp_path):
+def test_a_keyed_batch_of_bad_lines_takes_little_room(gateway, http, queue):
     """The first answer has every reason; what is kept of it for a day is small, whatever the lines hold."""
     lines = [b"1"] + [b"{" + os.urandom(40).hex().encode() for _ in range(999)]
-    with running(tmp_path / "data") as gateway, gateway.client() as http:
-        headers = {"content-type": "application/x-ndjson"}
-        answers = [put(http, "q", "bad", b"\n".join(lines), **headers) for _ in range(2)]
-        first, again = (answer.json()["results"] for answer in answers)
-        assert [answer.status_code for answer in answers] == [207, 207]
-        assert answers[1].headers["idempotency-replayed"] == "true"
-        assert all("detail" in each for each in first[1:])
-        codes = [(each["status"], each.get("code"), each.get("id")) for each in first]
-        assert codes == [(each["status"], each.get("code"), each.get("id")) for each in again]
-        good = put(http, "q", "good", b"\n".join([b"1"] * 1000), **headers)
-        assert put(http, "q", "good", b"\n".join([b"1"] * 1000), **headers).json() == good.json()
-        with sqlite3.connect(gateway.data / "idempotency.db") as file:
-            sizes = dict(file.execute("SELECT key, length(body) FROM entries"))
-        file.close()
-        assert sizes["bad"] <= 8192
-        assert sizes["good"] < len(good.content) / 2
+    headers = {"content-type": "application/x-ndjson"}
+    answers = [put(http, queue, "bad", b"\n".join(lines), **headers) for _ in range(2)]
+    first, again = (answer.json()["results"] for answer in answers)
+    assert [answer.status_code for answer in answers] == [207, 207]
+    assert answers[1].headers["idempotency-replayed"] == "true"
+    assert all("detail" in each for each in first[1:])
+    codes = [(each["status"], each.get("code"), each.get("id")) for each in first]
+    assert codes == [(each["status"], each.get("code"), each.get("id")) for each in again]
+    good = put(http, queue, "good", b"\n".join([b"1"] * 1000), **headers)
+    assert put(http, queue, "good", b"\n".join([b"1"] * 1000), **headers).json() == good.json()
+    with sqlite3.connect(gateway.data / "idempotency.db") as file:
+        sizes = dict(file.execute("SELECT key, length(body) FROM entries WHERE queue = ?", (queue,)))
+    file.close()
+    assert sizes["bad"] <= 8192
+    assert sizes["good"] < len(good.content) / 2

@@ -8,6 +8,8 @@ import time
 import httpx
 import pytest
 
+from tests.lab.examples import examples
+from tests.lab.gateway import running
 from tests.lab.waiting import until
 
 BODIES = [
@@ -136,22 +138,27 @@ NAMES = [
 ]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.fixture(scope="module")
+def unused(tmp_path_factory):
+    """A gateway without queues."""
+    with running(tmp_path_factory.mktemp("unused") / "data") as gateway:
+        yield gateway
+
+
 @pytest.mark.parametrize(
     ("method", "path"),
     [("POST", "jobs"), ("GET", "next"), ("GET", "peek"), ("POST", "flush"), ("GET", ""), ("DELETE", "")],
 )
-def test_a_bad_name_is_told_and_goes_nowhere(gateway, http, name, method, path):
+def test_a_bad_name_is_told_and_goes_nowhere(unused, method, path):
     """Names outside the alphabet are a 400 on every path and create no queue in Kestrel."""
-    before = http.get("/queues").json()
-    target = f"/queues/{name}/{path}".rstrip("/")
-    request = f"{method} {target} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
-    head, _, body = gateway.raw(request.encode()).partition(b"\r\n\r\n")
-    assert head.startswith(b"HTTP/1.1 400 ")
-    assert json.loads(body)["code"] == "invalid-name"
-    assert [each["queue"] for each in http.get("/queues").json()["queues"]] == [
-        each["queue"] for each in before["queues"]
-    ]
+    for name in NAMES:
+        target = f"/queues/{name}/{path}".rstrip("/")
+        request = f"{method} {target} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+        head, _, body = unused.raw(request.encode()).partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 400 "), name
+        assert json.loads(body)["code"] == "invalid-name", name
+    with unused.client() as http:
+        assert http.get("/queues").json()["queues"] == []
 
 
 @pytest.mark.parametrize("path", ["/queues//jobs", "/queues/a/b/jobs", "/queues/a/next/", "/nothing"])
@@ -226,9 +233,11 @@ def test_flush_empties_and_delete_removes(http, queue):
 
 
 def test_two_consumers_never_get_the_same_job(gateway, http, queue):
-    """200 jobs, 8 consumers at once: each job exactly once."""
-    for number in range(200):
-        http.post(f"/queues/{queue}/jobs", json=number)
+    """Many jobs, 8 consumers at once: each job exactly once."""
+    numbers = list(range(examples(200, fewest=64)))
+    lines = "\n".join(map(str, numbers))
+    answer = http.post(f"/queues/{queue}/jobs", content=lines, headers={"content-type": "application/x-ndjson"})
+    assert answer.status_code == 201
     seen: list[int] = []
 
     def consume():
@@ -242,7 +251,7 @@ def test_two_consumers_never_get_the_same_job(gateway, http, queue):
         each.start()
     for each in consumers:
         each.join(30)
-    assert sorted(seen) == list(range(200))
+    assert sorted(seen) == numbers
 
 
 def waiters(http: httpx.Client, queue: str) -> int:

@@ -1,6 +1,7 @@
 """The list of queues: filters, order and pages, as pure functions and over HTTP."""
 
 import asyncio
+import random
 import re
 import time
 from dataclasses import dataclass, replace
@@ -15,10 +16,19 @@ from gateway.errors import InvalidParameter
 from gateway.fairness.turns import Turns
 from tests.lab.gateway import running
 
+LOOP = asyncio.Runner()
+"""One event loop for thousands of pages: to make one takes longer than to make a page."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _close_loop():
+    yield
+    LOOP.close()
+
 
 def page(listing, queues, at_s=1_700_000_000.0):
     """A page of the list, without anyone else on the loop."""
-    return asyncio.run(listing.page(queues, Turns(), at_s=at_s))
+    return LOOP.run(listing.page(queues, Turns(), at_s=at_s))
 
 
 @dataclass(frozen=True)
@@ -204,13 +214,14 @@ def paged(sort, limit, queues, between, clock=(1_700_000_000.0,)):
     sort=st.sampled_from(SORTS),
     limit=st.integers(1, 5),
     count=st.integers(0, 30),
-    random=st.randoms(use_true_random=False),
+    seed=st.integers(0, 1 << 32),
 )
-def test_each_queue_is_shown_once_whatever_its_figures_become(sort, limit, count, random):
+def test_each_queue_is_shown_once_whatever_its_figures_become(sort, limit, count, seed):
     """In the order of the first page, though every figure of every queue changes between any two pages."""
+    chance = random.Random(seed)  # Hypothesis takes twenty times as long for thousands of figures
 
     def changed(queues):
-        return [QueueFigures(each.queue, *(random.randrange(5) for _ in range(9))) for each in queues]
+        return [QueueFigures(each.queue, *(chance.randrange(5) for _ in range(9))) for each in queues]
 
     queues = changed([QueueFigures(f"q{number}") for number in range(count)])
     expected = [each.queue for each in page(Listing((), sort, 1000, None), queues)[0]]

@@ -102,13 +102,9 @@ def test_a_waiting_poll_waits_on_through_a_pause(gateway: Running, http: httpx.C
     assert take(http, queue).status_code == 200
     with ThreadPoolExecutor() as pool, gateway.client() as other:
         waiting = pool.submit(take, other, queue, 45)  # the longest that is allowed
-        deadline_s = time.monotonic() + 60
-        while not http.get(f"/queues/{queue}?missing=zero").json()["waiters"]:
-            assert time.monotonic() < deadline_s
-            time.sleep(0.005)
+        until(lambda: http.get(f"/queues/{queue}?missing=zero").json()["waiters"])
         pause(http, queue)
-        while http.get(f"/queues/{queue}?missing=zero").json()["waiters"]:
-            assert time.monotonic() < deadline_s
+        until(lambda: not http.get(f"/queues/{queue}?missing=zero").json()["waiters"])
         put(http, queue, "later")
         wait_until_delivered(http, queue)
         assert http.get(f"/queues/{queue}").json()["items"] == 1
@@ -180,16 +176,27 @@ def test_an_unknown_queue_cannot_be_paused(http: httpx.Client, queue: str) -> No
     assert http.put(f"/queues/{queue}/pause").json()["paused"] is True
 
 
-def test_a_policy_pauses_a_queue_also_for_polls_that_wait(tmp_path: Path) -> None:
+RAW = '[queues.raw]\nformat = "raw"\nmax_in_flight = 1\n'
+
+
+@pytest.fixture(scope="module")
+def with_policies(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A gateway with the file `queues.toml` beside its data: the queue `raw` has a policy."""
+    policies = tmp_path_factory.mktemp("policies") / "queues.toml"
+    policies.write_text(RAW)
+    with running(policies.with_name("data"), "--queues", str(policies)) as gateway:
+        yield gateway
+
+
+def test_a_policy_pauses_a_queue_also_for_polls_that_wait(with_policies: Running) -> None:
     """SIGHUP with `paused = true` ends the delivery to polls that wait, and SIGHUP without it begins it again."""
-    policies = tmp_path / "queues.toml"
-    policies.write_text("")
-    with running(tmp_path / "data", "--queues", str(policies)) as gateway, gateway.client() as http:
+    gateway, policies = with_policies, with_policies.data.with_name("queues.toml")
+    with gateway.client() as http:
         put(http, "q")
         assert take(http, "q").status_code == 200
         with ThreadPoolExecutor() as pool, gateway.client() as other:
             waiting = pool.submit(take, other, "q", 20)
-            policies.write_text("[queues.q]\npaused = true\n")
+            policies.write_text(RAW + "[queues.q]\npaused = true\n")
             gateway.process.send_signal(signal.SIGHUP)
             until(lambda: take(http, "q").headers.get("queue-paused") == "true")
             put(http, "q", "later")
@@ -198,7 +205,7 @@ def test_a_policy_pauses_a_queue_also_for_polls_that_wait(tmp_path: Path) -> Non
             wait_until_delivered(http, "q")
             assert http.get("/queues/q").json()["items"] == 1
             assert not waiting.done()
-            policies.write_text("")
+            policies.write_text(RAW)
             gateway.process.send_signal(signal.SIGHUP)
             assert waiting.result(10).json()["data"] == "later"
 
@@ -251,25 +258,32 @@ class Load:
                     time.sleep(0.05)
 
 
-@pytest.fixture
-def replicas(tmp_path: Path) -> Iterator[list[Running]]:
+@contextlib.contextmanager
+def two_replicas(directory: Path) -> Iterator[list[Running]]:
     """Two gateways with two workers each, on one broker."""
-    with BrokerProcess(tmp_path / "broker", "--fsync", "off") as broker:
+    with BrokerProcess(directory / "broker", "--fsync", "off") as broker:
         flags = ("--workers", "2", "--kestrel", broker.address)
-        with running(tmp_path / "a", *flags) as one, running(tmp_path / "b", *flags) as two:
+        with running(directory / "a", *flags) as one, running(directory / "b", *flags) as two:
             yield [one, two]
 
 
-def test_a_second_request_changes_a_pause_and_not_its_beginning(replicas: list[Running]) -> None:
+@pytest.fixture(scope="module")
+def replicas(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Running]]:
+    """Shared by tests that leave them alive; each uses queues of its own."""
+    with two_replicas(tmp_path_factory.mktemp("replicas")) as shared:
+        yield shared
+
+
+def test_a_second_request_changes_a_pause_and_not_its_beginning(replicas: list[Running], queue: str) -> None:
     """Whichever worker of whichever replica gets it knows of the first one."""
     with contextlib.ExitStack() as stack:
         clients = [stack.enter_context(each.client()) for each in replicas for _ in range(3)]
-        put(clients[0], "q")
+        put(clients[0], queue)
         for _ in range(3):
-            shown = [pause(http, "q", reason=str(number)) for number, http in enumerate(clients)]
+            shown = [pause(http, queue, reason=str(number)) for number, http in enumerate(clients)]
             assert [each["reason"] for each in shown] == ["0", "1", "2", "3", "4", "5"]
             assert len({each["since"] for each in shown}) == 1
-            resume(clients[-1], "q")
+            resume(clients[-1], queue)
 
 
 def test_a_new_queue_or_subscription_of_the_same_name_is_not_paused(replicas: list[Running]) -> None:
@@ -290,27 +304,27 @@ def test_a_new_queue_or_subscription_of_the_same_name_is_not_paused(replicas: li
             assert take(one, name, 10).json()["data"] == "new"
 
 
-def test_a_request_of_a_frozen_worker_may_end_a_later_pause(replicas: list[Running]) -> None:
+def test_a_request_of_a_frozen_worker_may_end_a_later_pause(replicas: list[Running], queue: str) -> None:
     """Its client has gone, and it is carried out after the thaw: `since` then says that the pause is another one. The
     operators of make chaos rely on that."""
     frozen, other = replicas
     workers = [pid for pid, line in children_of(frozen.process.pid).items() if "worker" in line]
     with other.client() as http:
-        put(http, "q")
-        pause(http, "q")
+        put(http, queue)
+        pause(http, queue)
         for pid in workers:
             os.kill(pid, signal.SIGSTOP)
         try:
             with socket.create_connection(("127.0.0.1", frozen.port), 10) as connection:
-                connection.sendall(b"DELETE /queues/q/pause HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            resume(http, "q")
-            since = pause(http, "q")["since"]
-            assert pause(http, "q")["since"] == since
+                connection.sendall(f"DELETE /queues/{queue}/pause HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+            resume(http, queue)
+            since = pause(http, queue)["since"]
+            assert pause(http, queue)["since"] == since
         finally:
             for pid in workers:
                 os.kill(pid, signal.SIGCONT)
-        until(lambda: "pause" not in http.get("/queues/q").json())
-        assert pause(http, "q")["since"] != since
+        until(lambda: "pause" not in http.get(f"/queues/{queue}").json())
+        assert pause(http, queue)["since"] != since
 
 
 def test_without_a_server_the_end_of_a_pause_is_an_error(tmp_path: Path) -> None:
@@ -333,11 +347,14 @@ def test_without_a_server_the_end_of_a_pause_is_an_error(tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-def test_no_worker_of_any_replica_delivers_under_load(replicas: list[Running]) -> None:
+def test_no_worker_of_any_replica_delivers_under_load(tmp_path: Path) -> None:
     """Two operators pause two queues at once at two replicas; both hold everywhere, also after all was killed."""
-    one, two = replicas
     queues = ("a", "b")
-    with one.client() as http, two.client() as other, ThreadPoolExecutor() as pool, Load(replicas, queues) as load:
+    with contextlib.ExitStack() as stack:
+        replicas = stack.enter_context(two_replicas(tmp_path))
+        http, other = (stack.enter_context(each.client()) for each in replicas)
+        pool = stack.enter_context(ThreadPoolExecutor())
+        load = stack.enter_context(Load(replicas, queues))
         until(lambda: all(len(times) > 20 for times in load.delivered.values()))
         for done in [pool.submit(pause, http, "a"), pool.submit(pause, other, "b")]:
             done.result()
@@ -348,7 +365,7 @@ def test_no_worker_of_any_replica_delivers_under_load(replicas: list[Running]) -
             replica.kill()
         for replica in replicas:
             replica.start()
-        with one.client() as again:
+        with replicas[0].client() as again:
             started_s = time.monotonic()
             until(lambda: all(sum(at > started_s for at in times) > 8 for times in load.held.values()))
             for queue in queues:
@@ -396,24 +413,22 @@ def test_a_subscription_is_paused_by_its_own_name(http: httpx.Client, queue: str
     assert take(http, f"{queue}+audit").status_code == 200
 
 
-def test_a_raw_queue_and_its_dead_letters(tmp_path: Path) -> None:
+def test_a_raw_queue_and_its_dead_letters(with_policies: Running) -> None:
     """Raw items stay in order through a pause; a rejected one is moved, listed and moved back while it lasts."""
-    policies = tmp_path / "queues.toml"
-    policies.write_text('[queues.q]\nformat = "raw"\nmax_in_flight = 1\n')
-    with running(tmp_path / "data", "--queues", str(policies)) as gateway, gateway.client() as http:
+    with with_policies.client() as http:
         for body in (b"1", b"2", b"3"):
-            assert http.post("/queues/q/jobs", content=body).status_code == 201
-        first = take(http, "q")
-        assert take(http, "q").headers["queue-limited"] == "max_in_flight"
-        pause(http, "q")
+            assert http.post("/queues/raw/jobs", content=body).status_code == 201
+        first = take(http, "raw")
+        assert take(http, "raw").headers["queue-limited"] == "max_in_flight"
+        pause(http, "raw")
         assert http.post(first.json()["lease"]["url"] + "/reject", json={}).status_code < 300
-        assert http.get("/queues/q/dead-letters").json()["items"] == 1
-        assert http.post("/queues/q/redrive", json={}).json()["redriven"] == 1
-        assert take(http, "q").headers["queue-paused"] == "true"
-        resume(http, "q")
+        assert http.get("/queues/raw/dead-letters").json()["items"] == 1
+        assert http.post("/queues/raw/redrive", json={}).json()["redriven"] == 1
+        assert take(http, "raw").headers["queue-paused"] == "true"
+        resume(http, "raw")
         got = []
         for _ in range(3):
-            answer = http.get("/queues/q/next?format=raw&timeout=5")
+            answer = http.get("/queues/raw/next?format=raw&timeout=5")
             got.append(answer.content)
             assert http.post(f"/leases/{answer.headers['lease-id']}/ack").status_code == 204
         assert got == [b"2", b"3", b"1"]

@@ -8,6 +8,7 @@ import pytest
 
 from tests.api.keyring import Keyring
 from tests.api.test_jobs import waiters
+from tests.lab.examples import examples
 from tests.lab.gateway import running
 from tests.lab.waiting import until
 
@@ -168,10 +169,10 @@ def test_subscriptions_can_be_named(http, queue):
 
 
 def test_a_client_that_leaves_strands_nothing(gateway, http, queue):
-    """30 times, waiting on three queues: the next consumer gets the job."""
+    """Many times, waiting on three queues: the next consumer gets the job."""
     queues = names(queue)
     path = "/next?timeout=30&" + "&".join(f"queue={each}" for each in queues)
-    for number in range(30):
+    for number in range(examples(30)):
         connection = gateway.connect()
         connection.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
         if number % 2:
