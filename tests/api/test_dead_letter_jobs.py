@@ -377,14 +377,18 @@ def consume(port, turns, taken, aborted):
         client.close()
 
 
-LONG = os.environ.get("KESTREL_GATEWAY_TEST_LETTERS", "150")
+LONG = int(os.environ.get("KESTREL_GATEWAY_TEST_LETTERS", "150"))
 
 
 @pytest.mark.parametrize(
-    ("calls", "aborted"),
-    [(9, 0), pytest.param(int(LONG), 0, marks=pytest.mark.slow), pytest.param(int(LONG), 0.3, marks=pytest.mark.slow)],
+    ("count", "calls", "aborted"),
+    [
+        (150, 9, 0),
+        pytest.param(500, LONG, 0, marks=pytest.mark.slow),
+        pytest.param(500, LONG, 0.3, marks=pytest.mark.slow),
+    ],
 )
-def test_500_letters_under_another_consumer(tmp_path, calls, aborted):
+def test_many_letters_under_another_consumer(tmp_path, count, calls, aborted):
     """List, delete and redrive single ones while another consumer takes some: nothing lost or doubled, order kept.
 
     A consumer that gives one back puts it at the head, whatever is there by then; so there the order is its own."""
@@ -392,7 +396,7 @@ def test_500_letters_under_another_consumer(tmp_path, calls, aborted):
     chance = random.Random(calls)
     with running(tmp_path / "data", "--broker-listen", f"127.0.0.1:{port}") as gateway, gateway.client() as http:
         writer = MemcacheClient(f"127.0.0.1:{port}")
-        for number in range(500):
+        for number in range(count):
             writer.put("q__dead", envelope(number))
         turns, taken, done, unclear = SimpleQueue(), [], [], 0
         with ThreadPoolExecutor(1) as pool:
@@ -401,7 +405,7 @@ def test_500_letters_under_another_consumer(tmp_path, calls, aborted):
                 for number in range(calls):
                     if number % 5 == 0:
                         turns.put(True)
-                    name = f"job-{chance.randrange(500)}"
+                    name = f"job-{chance.randrange(count)}"
                     path = f"/queues/q/dead-letters/jobs/{name}"
                     match number % 3:
                         case 0:
@@ -425,7 +429,7 @@ def test_500_letters_under_another_consumer(tmp_path, calls, aborted):
         writer.close()
     assert redriven == [name for name, status in done if status == 200]
     everything = taken + left + [name for name, _ in done]
-    assert sorted(everything) == sorted(f"job-{number}" for number in range(500)), "one is lost or doubled"
+    assert sorted(everything) == sorted(f"job-{number}" for number in range(count)), "one is lost or doubled"
     numbers = [int(name.removeprefix("job-")) for name in left]
     assert aborted or numbers == sorted(numbers), "the order is broken"
     assert len(done) > calls / 4

@@ -73,8 +73,10 @@ def lease(http, queue):
 
 
 def enqueue(http, queue, *jobs):
-    for job in jobs:
-        assert http.post(f"/queues/{queue}/jobs", json=job).status_code == 201
+    """In one request."""
+    lines = "\n".join(map(json.dumps, jobs))
+    answer = http.post(f"/queues/{queue}/jobs", content=lines, headers={"content-type": "application/x-ndjson"})
+    assert answer.status_code == 201, answer.text
 
 
 def test_a_nack_puts_the_job_behind_the_others(http, queue):
@@ -309,10 +311,7 @@ def test_contrary_settlements_of_one_lease_in_one_request(http, lease):
 
 def test_five_hundred_are_settled_at_once(settling, http, queue):
     """As many as the largest request takes without strain; every job is gone."""
-    for _ in range(5):
-        http.post(
-            f"/queues/{queue}/jobs", content=b"1\n" * 100, headers={"content-type": "application/x-ndjson"}
-        ).raise_for_status()
+    enqueue(http, queue, *range(500))
     consumer = HttpClient(settling.port, 10)
     leases = [consumer.ask("GET", f"/queues/{queue}/next?timeout=0").headers["lease-id"] for _ in range(500)]
     consumer.close()
@@ -351,8 +350,7 @@ def test_ack_and_next_in_one_request(http, queue):
 
 def test_a_repeated_ack_and_next_takes_another_job(http, queue):
     """The ack may be repeated, so the second request is as good as the first."""
-    for number in (1, 2, 3):
-        enqueue(http, queue, number)
+    enqueue(http, queue, 1, 2, 3)
     first = take(http, queue)["lease"]["id"]
     taken = [http.get(f"/queues/{queue}/next?timeout=5&ack={first}").json() for _ in range(2)]
     assert [each["data"] for each in taken] == [2, 3]

@@ -11,7 +11,6 @@ import pytest
 
 from tests.api.test_jobs import waiters
 from tests.lab.examples import examples
-from tests.lab.gateway import running
 from tests.lab.waiting import until
 
 pytestmark = pytest.mark.usefixtures("ledger_balances")
@@ -87,25 +86,25 @@ def test_the_gateway_sees_a_client_leave_whatever_it_sent(gateway, http, queue, 
     http.post(answer.json()["lease"]["url"] + "/ack")
 
 
-def test_parked_polls_are_served_in_order(tmp_path):
+def test_parked_polls_are_served_in_order(gateway, http, queue):
     """Jobs go to polls in the order they arrived, over few Kestrel connections."""
     count = 100
-    with running(tmp_path / "data") as gateway, gateway.client() as http:
-        polls = []
-        for number in range(count):
-            connection = gateway.connect()
-            park(connection, "q")
-            polls.append(connection)
-            if number % 50 == 49:
-                until(lambda: http.get("/readyz").status_code == 200)
-        until(lambda: waiters(http, "q") >= 1)
-        assert waiters(http, "q") <= 32
-        for number in range(count):
-            http.post("/queues/q/jobs", content=f'"job {number}."', headers={"content-type": "application/json"})
-        for number, connection in enumerate(polls):
-            connection.settimeout(10)
-            assert f"job {number}.".encode() in connection.recv(65536), number
-            connection.close()
+    polls = []
+    for number in range(count):
+        connection = gateway.connect()
+        park(connection, queue)
+        polls.append(connection)
+        if number % 50 == 49:
+            until(lambda: http.get("/readyz").status_code == 200)
+    until(lambda: waiters(http, queue) >= 1)
+    assert waiters(http, queue) <= 32
+    for number in range(count):
+        http.post(f"/queues/{queue}/jobs", content=f'"job {number}."', headers={"content-type": "application/json"})
+    for number, connection in enumerate(polls):
+        connection.settimeout(10)
+        assert f"job {number}.".encode() in connection.recv(65536), number
+        connection.close()
+    assert http.delete(f"/queues/{queue}").json()["leases_ended"] == count
 
 
 def test_a_half_sent_job_is_never_stored(gateway, http, queue):
