@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import ast
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from structure.sources import Module
+from structure.sources import Module, statements
 
 MOST_METHODS = 25
 
@@ -21,12 +21,12 @@ class ClassShape:
     methods: int
 
 
-def shapes(modules: Sequence[Module]) -> list[ClassShape]:
+def shapes(modules: Iterable[Module]) -> list[ClassShape]:
     """Every class, nested ones too, ordered by file."""
     return [
         ClassShape(node.name, module.file, sum(isinstance(each, FUNCTIONS) for each in node.body))
         for module in modules
-        for node in ast.walk(module.tree)
+        for node in statements(module.tree)
         if isinstance(node, ast.ClassDef)
     ]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from gateway.settings import SHORTEST_LEASE_S
 from tests.lab.yaml_text import parse_yaml
 
-TIMING = re.compile(r"_?[A-Z][A-Z0-9_]*_(S|MS)")
+TIMING = re.compile(r"\b_?[A-Z][A-Z0-9_]*_(S|MS)\b")
 
 
 def timing_constants(path: Path) -> dict[str, str]:
@@ -16,21 +16,20 @@ def timing_constants(path: Path) -> dict[str, str]:
     A string below a group of constants, a comment above it or behind it, or a sentence of the module's opening.
     """
     text = path.read_text()
+    if not TIMING.search(text):  # parsing is most of the work
+        return {}
     lines = text.splitlines()
     tree = ast.parse(text)
     opening = ast.get_docstring(tree) or ""
     found: dict[str, str] = {}
     for place, node in enumerate(tree.body):
-        names = {each.id for each in ast.walk(node) if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Store)}
-        numbers = (
-            isinstance(node, ast.Assign | ast.AnnAssign)
-            and node.value is not None
-            and any(
-                isinstance(each, ast.Constant) and isinstance(each.value, int | float) for each in ast.walk(node.value)
-            )
-        )
-        if not numbers:
+        if not isinstance(node, ast.Assign | ast.AnnAssign) or node.value is None:
             continue
+        if not any(
+            isinstance(each, ast.Constant) and isinstance(each.value, int | float) for each in ast.walk(node.value)
+        ):
+            continue
+        names = {each.id for each in ast.walk(node) if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Store)}
         for name in names:
             if TIMING.fullmatch(name):
                 found[name] = _comment(tree.body, place, lines) or ("opening" if name in opening else "")

@@ -27,6 +27,10 @@ NOUNS = frozenset(
         ),
     )
 )
+PLURAL = rf"({'|'.join(sorted(NOUNS))})\b"
+AFTER_A_NUMBER = re.compile(rf"%d( [a-z-]+)? {PLURAL}|\w\(s\)")
+SUSPECT = re.compile(rf"%d|\(s\)|\}}[^{{}}]*?\b{PLURAL}")
+"""A module without it has no such message, and is not parsed: that takes most of the time."""
 ALLOWED = {
     # A constant above 1.
     "CHUNK_FRAMING_BYTES",
@@ -80,21 +84,24 @@ def test_words_behind_a_count(count: int, words: tuple[str, ...], text: str):
 
 def plurals(path: Path) -> list[str]:
     """Each place of a module where a message has a number and, behind it, a plural that does not depend on it."""
-    tree = ast.parse(path.read_text())
+    source = path.read_text()
+    if not SUSPECT.search(source):
+        return []
+    nodes = list(ast.walk(ast.parse(source)))
     shown = {
         id(each)
-        for function in ast.walk(tree)
+        for function in nodes
         if isinstance(function, ast.FunctionDef) and function.name == "__repr__"
         for each in ast.walk(function)
     }
     found = [
         f"{path}:{text.lineno}: {format_.group()}"
-        for text in ast.walk(tree)
+        for text in nodes
         if isinstance(text, ast.Constant) and isinstance(text.value, str)
-        for format_ in re.finditer(rf"%d( [a-z-]+)? ({'|'.join(sorted(NOUNS))})\b|\w\(s\)", text.value)
+        for format_ in AFTER_A_NUMBER.finditer(text.value)
         if format_.group() not in OF_LOGS
     ]
-    for text in ast.walk(tree):
+    for text in nodes:
         if not isinstance(text, ast.JoinedStr) or id(text) in shown:
             continue
         for value, behind in zip(text.values, text.values[1:], strict=False):

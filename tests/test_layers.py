@@ -1,9 +1,12 @@
 """Imports point downwards only, and the broker and the rest never import each other."""
 
 import ast
+import functools
 from pathlib import Path
 
 import pytest
+
+from structure.sources import statements
 
 # A package may import those below it; modules of the same rank do not know each other.
 RANKS: dict[str, int] = {
@@ -52,10 +55,11 @@ def part(module: str) -> str:
     return module.split(".")[1] if "." in module else ""
 
 
-def imports(path: Path, module: str) -> set[str]:
+@functools.cache
+def imports(path: Path, module: str) -> frozenset[str]:
     """Every module of the gateway that a file imports, also inside functions."""
     found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in statements(ast.parse(path.read_bytes())):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -64,10 +68,10 @@ def imports(path: Path, module: str) -> set[str]:
                 parents = module.split(".")[: -node.level]
                 base = ".".join([*parents, base] if base else parents)
             found |= {f"{base}.{alias.name}" for alias in node.names} if base == "gateway" else {base}
-    return {name for name in found if name.startswith("gateway.")}
+    return frozenset(name for name in found if name.startswith("gateway."))
 
 
-def breaches(importer: str, imported: set[str]) -> set[tuple[str, str]]:
+def breaches(importer: str, imported: frozenset[str]) -> set[tuple[str, str]]:
     """The pairs of layers whose import points upwards or sideways."""
     source = part(importer)
     found = set()

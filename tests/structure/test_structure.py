@@ -79,7 +79,7 @@ def test_large_classes_and_repeated_names_are_found(tree):
 
 def test_calls_that_are_passed_on_are_found_through_types(tree):
     """Through annotations, what a method makes and Protocols; arguments in another order are not passed on."""
-    modules = sources.modules(tree, "gateway")
+    modules = list(sources.modules(tree, "gateway"))
     assert [each.name for each in passing.passing(modules)] == [
         "Client.put",
         "Client.put_near",
