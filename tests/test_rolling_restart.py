@@ -17,6 +17,11 @@ from tests.lab.waiting import until
 from tests.leases.cluster import Cluster, clustered
 
 PRODUCERS, CONSUMERS = 2, 4
+PAUSE_S = WORK_S = 0.1
+"""The longest pause before an enqueue, and the longest work on a job: at any moment some jobs are under lease, and two
+cores, of which a job takes 13 ms in all, are not busy with the load."""
+ACKED = 20
+"""Jobs before each restart: by then every client has used both replicas."""
 
 
 class Load:
@@ -54,6 +59,7 @@ class Load:
         choice = random.Random(seed)
         with plain.client(timeout=30) as http:
             while not self._producing.is_set():
+                time.sleep(choice.random() * PAUSE_S)
                 number = next(self._numbers)
                 try:
                     answer = http.post(f"{choice.choice(self._urls)}/queues/work/jobs", json=number)
@@ -76,7 +82,7 @@ class Load:
                 number = answer.json()["data"]
                 if self.acked.get(number, asked_s) < asked_s:
                     self.faults.append(f"job {number} was delivered after its ack was answered")
-                time.sleep(choice.random() * 0.02)  # the work
+                time.sleep(choice.random() * WORK_S)
                 self._settle(http, choice, answer.json()["lease"]["url"], number)
 
     def _settle(self, http: httpx.Client, choice: random.Random, path: str, number: int) -> None:
@@ -106,9 +112,9 @@ def test_a_rolling_restart_loses_and_repeats_nothing(tmp_path: Path, workers: st
         try:
             for replica in cluster.replicas:
                 before = len(load.acked)
-                until(lambda before=before: len(load.acked) > before + 50)  # type: ignore[misc]
+                until(lambda before=before: len(load.acked) > before + ACKED)  # type: ignore[misc]
                 replica.process.send_signal(signal.SIGTERM)
-                # Leases of 20 ms hold up the drain no longer than they last. The grace is a minute.
+                # Leases of 0.1 s hold up the drain no longer than they last. The grace is a minute.
                 assert replica.process.wait(30) == 0, replica.log.read_text()
                 replica.start()
             load.stop_producing()
@@ -116,7 +122,7 @@ def test_a_rolling_restart_loses_and_repeats_nothing(tmp_path: Path, workers: st
         finally:
             load.stop()
         assert not load.faults
-        assert len(load.stored) > 100
+        assert len(load.stored) > ACKED * len(cluster.replicas)
         assert not [each for each in load.refused if each[0] != 502], "a lease was lost within the grace"
         with cluster.replicas[0].client() as http:
             assert http.get("/queues/work/next?timeout=0").status_code == 204
