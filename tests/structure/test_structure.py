@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from structure import classes, passing, sources
+from structure.__main__ import main
 
 POOL = """
 class Store(Protocol):
@@ -108,14 +109,10 @@ def test_it_prints_what_requests_call(root):
         assert lines[start + int(calls)][:1] != " "
 
 
-def test_another_root_needs_the_package(root, tmp_path):
+def test_another_root_needs_the_package(monkeypatch, capsys, tmp_path):
     """A folder that is no checkout is refused by name."""
-    ran = subprocess.run(
-        [sys.executable, "-m", "structure", "--root", str(tmp_path)],
-        cwd=root,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert ran.returncode == 2
-    assert f"--root: {tmp_path} has no package gateway; name the root of a checkout" in ran.stderr
+    monkeypatch.setattr(sys, "argv", ["structure", "--root", str(tmp_path)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert f"--root: {tmp_path} has no package gateway; name the root of a checkout" in capsys.readouterr().err
