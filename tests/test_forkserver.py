@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -20,30 +19,7 @@ from tests.lab.gateway import running
 from tests.lab.lifeline import lifeline, tied
 from tests.lab.processes import children_of
 
-MODULE = "tests.test_forkserver"
-
-
-def surroundings() -> dict[str, object]:
-    """What a process can see of how it was started."""
-    return {
-        "arguments": sys.argv[1:],
-        "name": __name__,
-        "directory": str(Path.cwd()),
-        "environment": dict(os.environ),
-        "descriptors": {
-            name: str(Path(f"/proc/self/fd/{name}").readlink()).partition(":")[0]
-            for name in sorted(os.listdir("/proc/self/fd"), key=int)  # noqa: PTH208 (numbers)
-            if Path(f"/proc/self/fd/{name}").exists()
-        },
-        "limits": [resource.getrlimit(each) for each in (resource.RLIMIT_NOFILE, resource.RLIMIT_FSIZE)],
-        "mask": sorted(map(int, signal.pthread_sigmask(signal.SIG_BLOCK, ()))),
-        "handlers": [str(signal.getsignal(each)) for each in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)],
-        "umask": os.umask(0o22),
-        "threads": threading.active_count(),
-        "leads its session": os.getsid(0) == os.getpid(),
-        "parent": os.getppid(),
-        "optimized": sys.flags.optimize,
-    }
+MODULE = "tests.lab.surroundings"
 
 
 def seen(kind: type[subprocess.Popen[bytes]], folder: Path, passed: int, *, session: bool) -> dict[str, object]:
@@ -140,12 +116,3 @@ def test_a_gateway_forks_its_children(tmp_path: Path) -> None:
         while any(Path(f"/proc/{pid}").exists() for pid in children):
             assert time.monotonic() < deadline_s
             time.sleep(0.01)
-
-
-if __name__ == "__main__":
-    if "sleep" in sys.argv:
-        time.sleep(60)
-    if "fail" in sys.argv:
-        print(1 / 0)
-    print(json.dumps(surroundings()))
-    sys.exit(7)
