@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import subprocess
@@ -47,6 +48,7 @@ if sys.argv[2] == "killed":
 """
 
 
+@functools.cache
 def lines(log_format: str, ends: str) -> list[str]:
     command = [sys.executable, "-c", PROGRAM, log_format, ends]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stderr.splitlines()

@@ -19,7 +19,7 @@ from gateway.envelope import attributes, json_text, media, read, rewrite
 from gateway.http import request_parser
 from gateway.names import namespace
 from gateway.settings import _OWN_PATHS, Settings, SettingsError, flag, variable
-from tests.lab.commands import COMMAND, run_process
+from tests.lab.commands import Commands
 from tests.lab.yaml_text import parse_yaml
 
 
@@ -133,9 +133,8 @@ def test_every_flag_that_is_named_exists(root: Path) -> None:
     """Flags in the pages about running a gateway are flags of `serve`, `broker` or `healthcheck`."""
     pages = ("operations.md", "settings.md", "limits.md", "replicas.md")
     text = "\n".join((root / "docs" / page).read_text() for page in pages)
-    shown = ""
-    for command in ("serve", "broker", "healthcheck"):
-        shown += run_process([*COMMAND, command, "--help"]).stdout
+    run = Commands("http://127.0.0.1:1")
+    shown = "".join(run.text(command, "--help") for command in ("serve", "broker", "healthcheck"))
     for named in set(re.findall(r"`(--[a-z-]+)", text)):
         assert re.search(rf"{named}\b", shown), named
 

@@ -17,6 +17,7 @@ from gateway.envelope.read import body_of, raw, unwrap
 from gateway.envelope.rewrite import next_attempt, plain
 from gateway.envelope.write import EnqueueContext, wrap, wrap_event
 from gateway.errors import InvalidBody, InvalidEvent, InvalidParameter
+from tests.lab.examples import examples
 
 JSON_TEXTS = [
     b"12345678901234567890123",
@@ -288,7 +289,7 @@ PLAIN_HEAD = (
 )
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(
     data=st.sampled_from(
         [b"1", b'{"a":1}', b'"x"', b"", b"1,", b'1,"data":2', b'1,"id":"8"', b"null", b"01", b" [ ] "]
