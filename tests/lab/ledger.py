@@ -25,10 +25,9 @@ Labels = frozenset[tuple[str, str]]
 
 
 def figures(text: str, *names: str) -> dict[tuple[str, Labels], float]:
-    """Every series of a scrape, or those whose names begin with one of these, as Prometheus' own reader finds them, in a
-    tenth of its time.
+    """Every series of a scrape, or those whose names begin with one of these. Fails if one is in it twice.
 
-    Fails if one is in it twice.
+    They are what Prometheus' own reader finds, in a tenth of its time.
     """
     of_these = tuple(f"kestrel_gateway_{name}" for name in names) or ("",)
     found: dict[tuple[str, Labels], float] = {}
