@@ -89,6 +89,15 @@ def test_a_script_sees_what_an_executed_one_sees(tmp_path: Path) -> None:
     assert forked[2] == str(tmp_path / "gateway.py")
 
 
+def test_it_ends_as_an_executed_one_does() -> None:
+    """What it has printed is flushed, its threads have ended, and then its exit handlers have run."""
+    ends = []
+    for kind in (subprocess.Popen, ForkedProcess):
+        with kind(tied(MODULE, "end"), stdin=lifeline(), stdout=subprocess.PIPE, text=True) as process:
+            ends.append((process.communicate()[0], process.wait()))
+    assert ends == [("printed, a thread has ended, at exit", 9)] * 2
+
+
 def test_it_is_signalled_and_waited_for() -> None:
     """Like any child: `wait` returns the signal that ended it, and no zombie is left."""
     process: ForkedProcess[bytes] = ForkedProcess(tied(MODULE, "sleep"), stdin=lifeline())

@@ -7,6 +7,7 @@ It ends with 7; `sleep`: when it is signalled; `fail`: by an error that it does 
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import resource
@@ -44,5 +45,10 @@ if __name__ == "__main__":
         time.sleep(60)
     if "fail" in sys.argv:
         print(1 / 0)
+    if "end" in sys.argv:
+        atexit.register(print, ", at exit", end="")
+        threading.Timer(0.2, print, [", a thread has ended"], {"end": ""}).start()
+        print("printed", end="")
+        sys.exit(9)
     print(json.dumps(surroundings()))
     sys.exit(7)
