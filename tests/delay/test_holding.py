@@ -15,6 +15,7 @@ from gateway.errors import DelayBeyondExpiry
 from gateway.kestrel.health import Health
 from tests.cluster.rig import brokers
 from tests.delay.support import JumpingClock, delay_rig
+from tests.kestrel.conftest import on_a_socket
 from tests.kestrel.support import until
 from tests.lab.broker import BrokerProcess
 from tests.lab.examples import examples
@@ -209,15 +210,16 @@ def test_policies_hold_on_arrival(own_broker):
     asyncio.run(work())
 
 
-def test_an_idle_gateway_asks_little(own_broker):
+def test_an_idle_gateway_asks_little(tmp_path):
     """Without delayed jobs a worker sends about one command a second, and creates no queue."""
 
-    async def work():
-        async with delay_rig(own_broker.address) as (rig,):
+    async def work(address):
+        async with delay_rig(address) as (rig,):
             await asyncio.sleep(0.2)
             before = rig.kestrel.statistics().commands
             await asyncio.sleep(3)
             assert rig.kestrel.statistics().commands - before <= 7
             assert await rig.kestrel.keys() == frozenset()
 
-    asyncio.run(work())
+    with on_a_socket(tmp_path) as broker:  # which has never had a queue
+        asyncio.run(work(broker.address))
