@@ -36,6 +36,7 @@ def surroundings() -> dict[str, object]:
         "umask": os.umask(0o22),
         "threads": threading.active_count(),
         "leads its session": os.getsid(0) == os.getpid(),
+        "parent": os.getppid(),
         "optimized": sys.flags.optimize,
     }
 
