@@ -29,6 +29,7 @@ import resource
 import runpy
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -51,7 +52,9 @@ PRELOADED: Final = (
     "gateway.work.command",
     "gateway.work.endpoint",
     "gateway.work.worker",
+    "anyio._backends._asyncio",
     "encodings.idna",
+    "httpcore",
     "httpx",
     "uvloop",
 )
@@ -184,8 +187,11 @@ def _serve(connection: socket.socket) -> tuple[dict[str, Any], list[int]]:
         reading, writing = os.pipe()
         first = os.fork()
         if first == 0:
+            first = os.getpid()
             second = os.fork()
             if second == 0:
+                while os.getppid() == first:  # until it is an orphan, whose parent is the caller
+                    os.sched_yield()
                 connection.close()
                 return json.loads(content), descriptors
             os.write(writing, b"%d" % second)
@@ -206,7 +212,8 @@ def _become(order: Mapping[str, Any], descriptors: list[int]) -> None:
     for target, each in zip(wanted, moved, strict=True):
         os.dup2(each, target)
     _keep(wanted)
-    sys.stdout = os.fdopen(1, "w", closefd=False)  # the server's own knows whether its file, another one, can seek
+    for name, number, mode in (("stdin", 0, "r"), ("stdout", 1, "w")):  # the server's know whether other files can seek
+        setattr(sys, name, os.fdopen(number, mode, closefd=False))
     for kind, limit in zip(LIMITS, order["limits"], strict=True):
         resource.setrlimit(kind, limit)
     os.umask(order["umask"])
@@ -284,6 +291,7 @@ def _warm_up() -> None:
     from gateway.app import WorkerContext, create_app
     from gateway.settings import Settings
 
+    ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # a process' first one starts OpenSSL: 30 ms, for plain httpx clients, too
     create_app(Settings(), WorkerContext(0, "0" * 16, ROOT, bytes(32), ("127.0.0.1:1",), tenanted=False))
 
 
