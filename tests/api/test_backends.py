@@ -187,6 +187,8 @@ def test_answers_of_some_servers_say_so(restored):
         answer = http.request(method, path)
         assert (answer.status_code, answer.json()["code"]) == (503, "backend-unavailable"), path
     assert http.get("/readyz").status_code == 503
+    for query in ("filter=items", "sort=x", "cursor=x"):  # known without asking a server
+        assert http.get(f"/queues?{query}").status_code == 400
     assert time.monotonic() - started < 10
 
 

@@ -66,14 +66,17 @@ class QueueFigures(Protocol):
 Figures = TypeVar("Figures", bound=QueueFigures)
 
 
-@dataclass(frozen=True, slots=True)
 class Listing:
-    """What a caller asked for. filters, sort, cursor: as in openapi.yaml; limit: queues per page."""
+    """What a caller asked for. filters, sort, cursor: as in openapi.yaml; limit: queues per page.
 
-    filters: tuple[str, ...]
-    sort: str
-    limit: int
-    cursor: str | None
+    Raises: InvalidParameter, if a filter, the order or the cursor is invalid.
+    """
+
+    def __init__(self, filters: tuple[str, ...], sort: str, limit: int, cursor: str | None) -> None:
+        self._filters, self._sort, self._limit = filters, sort, limit
+        self._tests = [queue_filter(text) for text in filters]
+        self._order = SortOrder.of(sort)
+        self._begin = cursors.read(cursor, self._order.name) if cursor is not None else None
 
     async def page(
         self, queues: Iterable[Figures], turns: Turns, tenant: str = "", *, at_s: float
@@ -81,17 +84,13 @@ class Listing:
         """The queues of one page, and the cursor of the next page or None. tenant: the tenant whose turns it takes.
 
         at_s: the Unix time of the ages.
-
-        Raises: InvalidParameter, if a filter, the order or the cursor is invalid.
         """
-        tests = [queue_filter(text) for text in self.filters]
-        order = SortOrder.of(self.sort)
-        begin = cursors.read(self.cursor, order.name) if self.cursor is not None else None
+        tests, order, begin = self._tests, self._order, self._begin
         found = [queue async for queue in turns.slices(queues, tenant) if all(test(queue) for test in tests)]
         ahead, rest = await order.divide(found, begin, at_s, turns, tenant)
         found = ahead + rest
         left = len(found) if begin is None or order.by_name else begin.left
-        shown, found = found[: min(left, self.limit)], found[min(left, self.limit) :]
+        shown, found = found[: min(left, self._limit)], found[min(left, self._limit) :]
         left -= len(shown)
         if not found or not left:
             return shown, None
@@ -108,8 +107,8 @@ class Listing:
 
     def link(self, cursor: str) -> str:
         """The query string for the page after `cursor`."""
-        filters = [("filter", text) for text in self.filters]
-        return urlencode([*filters, ("sort", self.sort), ("limit", self.limit), ("cursor", cursor)])
+        filters = [("filter", text) for text in self._filters]
+        return urlencode([*filters, ("sort", self._sort), ("limit", self._limit), ("cursor", cursor)])
 
 
 @dataclass(frozen=True, slots=True)
