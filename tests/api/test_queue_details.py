@@ -8,6 +8,7 @@ import pytest
 from tests.api.keyring import Keyring
 from tests.lab.gateway import running
 from tests.lab.workers import client_of_each
+from tests.lab.yaml_text import parse_yaml
 
 POLICIES = """
 [queues."mail-*"]
@@ -71,6 +72,8 @@ def test_the_policy_is_what_applies(gateway, keyring, root):
     assert (other["table"], other["lease"], other["max_bytes"], other["ttl"]) == (None, 60, 1 << 20, None)
     documented = set(re.findall(r"^\| `([a-z_]+)` \|", (root / "docs/policies.md").read_text(), re.MULTILINE))
     assert other.keys() - {"queue", "table"} == documented
+    contract = parse_yaml((root / "openapi.yaml").read_text())
+    assert other.keys() == contract["components"]["schemas"]["QueuePolicy"]["properties"].keys()
 
 
 def test_without_tenants_an_observer_sees_the_deployment(gateway, keyring):
