@@ -57,8 +57,8 @@ from gateway.delivery.dead_letters.inspection import DeadLetterAdmin
 from gateway.delivery.dead_letters.letters import DeadLetterJobs, search_turns
 from gateway.delivery.dead_letters.redrive import Redrive
 from gateway.delivery.dead_letters.store import dead_key
+from gateway.delivery.delay.held_job_mover import HeldJobMover
 from gateway.delivery.delay.holding import HoldingQueues
-from gateway.delivery.delay.onward import Onward
 from gateway.delivery.delay.own_delays import OwnDelays
 from gateway.delivery.delay.watch import DelayedJobs
 from gateway.delivery.figures.gatherer import Gatherer
@@ -221,8 +221,8 @@ class Gateway:
 
         # Use cases: delayed jobs, queues, subscriptions, dead letters
         OwnDelays(control, holding, tasks)
-        onward = Onward(kestrel, catalog, quota, holding)
-        delayed_jobs = DelayedJobs(kestrel.each_member, holding, onward)
+        mover = HeldJobMover(kestrel, catalog, quota, holding)
+        delayed_jobs = DelayedJobs(kestrel.each_member, holding, mover)
         ages = HeadAges(kestrel.each_member, lambda key: catalog.owner_of(key) is not None, turns)
         queues = Queues(kestrel, catalog, lease_router, known, turns, moves.attempts, ages)
         kestrel.fanout.hold_elsewhere = peers.hold
@@ -376,7 +376,7 @@ class Gateway:
             moves=moves,
             publisher=publisher,
             pauses=pauses,
-            onward=onward,
+            mover=mover,
             delayed_jobs=delayed_jobs,
             traffic=self._edge.traffic,
             routes=self.routes.names,

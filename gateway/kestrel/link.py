@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeAlias
 from gateway.errors import GatewayError, Unavailable
 from gateway.kestrel.address import Address
 from gateway.kestrel.health import Health, ServerHealth, ServerView
-from gateway.kestrel.polls.values import Get, PolledItem, PolledServer, Why
+from gateway.kestrel.polls.values import EndReason, Get, PolledItem, PolledServer
 from gateway.queue_stats import QueueStats
 
 Put: TypeAlias = tuple[str, bytes, int]
@@ -76,7 +76,7 @@ class QueueLink(PolledServer, Protocol):
     def get(self, get: Get) -> PendingGet:
         """A get that `start` sends."""
 
-    def trouble(self, why: Why, error: Exception | None) -> Unavailable:
+    def trouble(self, why: EndReason, error: Exception | None) -> Unavailable:
         """Why the server was not asked, as a new error to raise."""
 
 

@@ -12,7 +12,7 @@ from functools import partial
 from gateway.errors import GatewayError, Unavailable
 from gateway.kestrel.health import Health
 from gateway.kestrel.link import ServerLink, TakenItem
-from gateway.kestrel.polls.values import Get, ServerQueue, Why
+from gateway.kestrel.polls.values import EndReason, Get, ServerQueue
 from gateway.queue_stats import QueueStats
 
 
@@ -80,7 +80,7 @@ class Member:
         answer: asyncio.Future[TakenItem | None] = asyncio.get_running_loop().create_future()
         link = self._link.queue(key, tenant, lambda _: 0.0, partial(_answered, answer))
         if link.figures(0).item_room <= 0:
-            raise link.trouble(Why.FULL, None)
+            raise link.trouble(EndReason.FULL, None)
         get = link.get(Get(ServerQueue(link, limit=1), waits=False, placed=False, number=0, begun_at=0.0))
         get.start()
         try:

@@ -17,7 +17,7 @@ from typing import Final, Protocol
 from gateway.client.failures import CallFailed
 from gateway.client.options import AWAY
 from gateway.common.counted import counted
-from gateway.work.brake import Brake
+from gateway.work.backoff import Backoff
 from gateway.work.control import WorkControl
 from gateway.work.job import TakenJob
 from gateway.work.job_lease import FailureDelay, JobLease
@@ -73,8 +73,8 @@ class Worker:
         self._concurrency = concurrency
         self._batch = batch
         self._delay = delay
-        self._gateway = Brake(control)
-        self._work = Brake(control)
+        self._gateway = Backoff(control)
+        self._work = Backoff(control)
         self._has_polled = False
 
     async def run(self) -> int:

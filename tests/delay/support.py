@@ -13,8 +13,8 @@ from typing import Any
 
 from gateway.config.policies import Format, Policies, Policy, Table
 from gateway.delivery.delay.clock import Clock
+from gateway.delivery.delay.held_job_mover import HeldJobMover
 from gateway.delivery.delay.holding import HoldingQueues
-from gateway.delivery.delay.onward import Onward
 from gateway.delivery.delay.watch import DelayedJobs
 from gateway.delivery.ordered_queues import OrderedQueues
 from gateway.delivery.publish import Publisher
@@ -93,8 +93,8 @@ class DelayRig:
         self.catalog = Catalog(namespace, Policies(tuple(Table("", each, policies[each]) for each in policies)))
         quota = Quota(kestrel, KnownQueues(kestrel, self.catalog, Turns()), 1000)
         self.holding = HoldingQueues(kestrel, namespace, name, clock)
-        self.onward = Onward(kestrel, self.catalog, quota, self.holding)
-        self.jobs = DelayedJobs(kestrel.each_member, self.holding, self.onward)
+        self.mover = HeldJobMover(kestrel, self.catalog, quota, self.holding)
+        self.jobs = DelayedJobs(kestrel.each_member, self.holding, self.mover)
         self.publisher = Publisher(kestrel, quota, self.holding, OrderedQueues())
 
     def queue(self, name: str) -> Queue:

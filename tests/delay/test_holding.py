@@ -102,7 +102,7 @@ def test_several_workers_move_each_job_once(own_broker):
                 await read.confirm()
             assert min(late) >= 0
             assert await rigs[0].held() == 0
-            assert [rig.onward.statistics.doubled for rig in rigs] == [0, 0, 0]
+            assert [rig.mover.statistics.doubled for rig in rigs] == [0, 0, 0]
             assert await rigs[0].taken("q") == []
 
     asyncio.run(work())
@@ -110,7 +110,7 @@ def test_several_workers_move_each_job_once(own_broker):
 
 def test_a_full_queue_gets_its_job_later_and_holds_up_nobody(tmp_path, monkeypatch):
     """The job waits again, is counted, and comes when there is room; the job behind it comes in time."""
-    monkeypatch.setattr("gateway.delivery.delay.onward.REFUSED_S", 0.4)
+    monkeypatch.setattr("gateway.delivery.delay.held_job_mover.REFUSED_S", 0.4)
     config = "[queues.full]\nmax_items = 1\n"
 
     async def work(address):
@@ -119,7 +119,7 @@ def test_a_full_queue_gets_its_job_later_and_holds_up_nobody(tmp_path, monkeypat
             await rig.put("full", 0.2, b"late")
             await rig.put("other", 0.2, b"in time")
             await come(rig, "other")
-            await until(lambda: rig.onward.statistics.refused)
+            await until(lambda: rig.mover.statistics.refused)
             assert await rig.taken("full") == [b"in the way"]
             await come(rig, "full")
             assert await rig.taken("full") == [b"late"]
@@ -183,7 +183,7 @@ def test_a_foreign_item_is_set_aside(own_broker, caplog):
             await come(rig, "q")
             await come(rig, rig.holding.unreadable_key)
             assert await rig.taken(rig.holding.unreadable_key) == [b"anything"]
-            assert rig.onward.statistics.unreadable == 1
+            assert rig.mover.statistics.unreadable == 1
 
     asyncio.run(work())
     assert "is set aside" in caplog.text
@@ -210,7 +210,7 @@ def test_policies_hold_on_arrival(own_broker):
             async with asyncio.timeout(20):
                 while await rig.held():
                     await asyncio.sleep(0.01)
-            assert await rig.taken("gone") == [] or rig.onward.statistics.expired == 0
+            assert await rig.taken("gone") == [] or rig.mover.statistics.expired == 0
 
     asyncio.run(work())
 

@@ -31,7 +31,7 @@ def test_a_job_with_a_delay_of_its_own_makes_one_hop(own_broker: BrokerProcess) 
             for own in (True, False):
                 for rig in rigs[: 2 if own else 0]:
                     rig.holding.add_own(77_700)
-                before = sum(rig.onward.statistics.hops for rig in rigs)
+                before = sum(rig.mover.statistics.hops for rig in rigs)
                 clock.stopped = True
                 wait_ms = 77_700 if own else 0
                 jobs = []
@@ -44,7 +44,7 @@ def test_a_job_with_a_delay_of_its_own_makes_one_hop(own_broker: BrokerProcess) 
                 for name, due_ms in jobs:
                     assert 0 <= await rigs[0].arrival(name) - due_ms / 1000 < 20
                     assert await rigs[0].taken(name) == []
-                hops = sum(rig.onward.statistics.hops for rig in rigs) - before
+                hops = sum(rig.mover.statistics.hops for rig in rigs) - before
                 assert (hops == 0) is own
 
     asyncio.run(work())

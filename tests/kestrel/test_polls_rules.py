@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from gateway.kestrel.polls.rules import CHECK_S, GATHER_S, LINGER_S, PROOF_S, QUEUE_GETS, SETTLE_S, STEP_S
-from gateway.kestrel.polls.values import MOVES, Abort, Close, End, Give, GiveBack, Send, Waiter, WaiterPhase, Why
+from gateway.kestrel.polls.values import MOVES, Abort, Close, End, EndReason, Give, GiveBack, Send, Waiter, WaiterPhase
 from tests.kestrel.polls_world import LONGEST_WAIT_S, PATIENCE_S, World, WorldItem
 
 
@@ -85,7 +85,7 @@ def test_rule_2_an_empty_answer_counts_for_those_who_came_before_its_take_and_fo
     assert all(other.phase is WaiterPhase.ENDED for other in others)
     assert late.phase is WaiterPhase.ASKING
     world.settle()
-    assert world.ends[late].why is Why.EMPTY
+    assert world.ends[late].why is EndReason.EMPTY
 
 
 def test_rule_2_an_empty_queue_has_one_take_at_a_time():
@@ -136,7 +136,7 @@ def test_rule_7_who_comes_when_the_server_has_become_full_is_refused_though_a_ta
     world.come(0)
     world.servers[0].item_limit = 0
     refused = world.come(0)
-    assert (world.ends[refused].why, world.joined) == (Why.FULL, 0)
+    assert (world.ends[refused].why, world.joined) == (EndReason.FULL, 0)
 
 
 def test_rule_4_a_poll_that_comes_when_a_take_is_overdue_ends_it():
@@ -193,12 +193,12 @@ def test_rule_4_who_is_silent_is_left_out_after_its_time():
     world.wait(STEP_S)
     world.answer(next(iter(world.servers[0].gets)))
     world.wait(PROOF_S + 0.01)
-    assert (world.ends[waiter].why, world.ends[waiter].asked, world.ends[waiter].total) == (Why.EMPTY, 1, 2)
+    assert (world.ends[waiter].why, world.ends[waiter].asked, world.ends[waiter].total) == (EndReason.EMPTY, 1, 2)
     alone = World()
     waiter = alone.come(1)
     alone.wait(PROOF_S + 0.01)
     alone.wait(1 + PROOF_S)
-    assert alone.ends[waiter].why is Why.SILENT
+    assert alone.ends[waiter].why is EndReason.SILENT
     busy = World()
     waiter = busy.come(1)
     busy.settle()
@@ -208,7 +208,7 @@ def test_rule_4_who_is_silent_is_left_out_after_its_time():
         busy.wait(PROOF_S * 0.9)
     assert waiter.phase is WaiterPhase.ASKING
     busy.settle()
-    assert busy.ends[waiter].why is Why.EMPTY
+    assert busy.ends[waiter].why is EndReason.EMPTY
 
 
 def test_rule_5_as_many_waits_as_waiters_and_no_more_than_allowed():
@@ -262,7 +262,7 @@ def test_rule_6_waits_begin_one_after_the_other():
 
 def test_rule_7_a_full_server_is_left_out_and_who_comes_is_refused():
     """Full or without a place: refused at once, and no get is sent; a poll that already waits goes on."""
-    for limit, why in (("item_limit", Why.FULL), ("places", Why.CROWDED)):
+    for limit, why in (("item_limit", EndReason.FULL), ("places", EndReason.CROWDED)):
         world = World()
         setattr(world.servers[0], limit, 0)
         for timeout_s in (0, 10):
@@ -289,7 +289,7 @@ def test_rule_7_the_last_take_needs_no_place_of_its_own():
     world.settle()
     assert len(world.waits) == 1
     world.settle(0.6)
-    assert world.ends[waiter].why is Why.EMPTY
+    assert world.ends[waiter].why is EndReason.EMPTY
 
 
 def test_rule_8_what_nobody_wants_serves_the_next_or_goes_back_the_newest_first():
@@ -421,7 +421,7 @@ def test_rule_10_a_take_that_is_cut_twice_fails_for_its_waiters():
     assert once.phase is WaiterPhase.ASKING
     while world.takes:
         world.cut(world.takes[0])
-    assert world.ends[once].why is Why.FAILED
+    assert world.ends[once].why is EndReason.FAILED
     assert patient.phase is WaiterPhase.WAITING
 
 

@@ -14,8 +14,8 @@ from gateway.delivery.caps.caps import Caps
 from gateway.delivery.caps.link import CapLink
 from gateway.delivery.control.control import Control
 from gateway.delivery.dead_letters.redrive import Redrive, Redriven, RedriveOrder
+from gateway.delivery.delay.held_job_mover import HeldJobMover
 from gateway.delivery.delay.holding import HoldingQueues
-from gateway.delivery.delay.onward import Onward
 from gateway.delivery.delay.watch import DelayedJobs
 from gateway.delivery.moves import Moves
 from gateway.delivery.pause import Pauses
@@ -62,7 +62,7 @@ class Rig:
         quota = Quota(kestrel, KnownQueues(kestrel, self.catalog, Turns()), 1000)
         self.holding = HoldingQueues(kestrel, namespace, "worker")
         self.delayed = DelayedJobs(
-            kestrel.each_member, self.holding, Onward(kestrel, self.catalog, quota, self.holding)
+            kestrel.each_member, self.holding, HeldJobMover(kestrel, self.catalog, quota, self.holding)
         )
         self.moves = Moves(kestrel, self.catalog, self.holding, tasks, max_attempts=25)
         polls = PollLimits(100, tenant_limit=100, queue_limit=100)

@@ -14,7 +14,7 @@ from prometheus_client import ProcessCollector
 
 from gateway.common.histogram import Histogram
 from gateway.common.shares import Shares
-from gateway.delivery.delay.onward import Onward
+from gateway.delivery.delay.held_job_mover import HeldJobMover
 from gateway.delivery.delay.watch import DelayedJobs
 from gateway.delivery.figures.largest import QueueTable
 from gateway.delivery.moves import Moves
@@ -75,7 +75,7 @@ class Meter:
         moves: Moves,
         publisher: Publisher,
         pauses: Pauses,
-        onward: Onward,
+        mover: HeldJobMover,
         delayed_jobs: DelayedJobs,
         traffic: Traffic,
         shares: Mapping[str, Shares],
@@ -91,7 +91,7 @@ class Meter:
         self._moves = moves
         self._publisher = publisher
         self._pauses = pauses
-        self._onward = onward
+        self._mover = mover
         self._delayed_jobs = delayed_jobs
         self._traffic = traffic
         self._shares = shares
@@ -165,15 +165,15 @@ class Meter:
         ]
 
     def _delays(self) -> list[Sample]:
-        onward = self._onward.statistics
+        mover = self._mover.statistics
         return [
             ("delayed_jobs_enqueued_total", (), self._publisher.delayed),
-            ("delayed_jobs_moved_total", ("queue",), onward.arrived),
-            ("delayed_jobs_moved_total", ("holding",), onward.hops),
-            ("delayed_jobs_refused_total", (), onward.refused),
-            ("delayed_jobs_expired_total", (), onward.expired),
-            ("delayed_jobs_doubled_total", (), onward.doubled),
-            ("delayed_jobs_unreadable_total", (), onward.unreadable),
+            ("delayed_jobs_moved_total", ("queue",), mover.arrived),
+            ("delayed_jobs_moved_total", ("holding",), mover.hops),
+            ("delayed_jobs_refused_total", (), mover.refused),
+            ("delayed_jobs_expired_total", (), mover.expired),
+            ("delayed_jobs_doubled_total", (), mover.doubled),
+            ("delayed_jobs_unreadable_total", (), mover.unreadable),
             *(("delayed_jobs_dropped", (server,), count) for server, count in self._delayed_jobs.dropped.items()),
         ]
 

@@ -28,8 +28,8 @@ from typing import Final, Protocol
 
 from gateway.common.counted import counted
 from gateway.delivery.delay.held_job import unpacked
+from gateway.delivery.delay.held_job_mover import HeldJobMover
 from gateway.delivery.delay.holding import HoldingQueues
-from gateway.delivery.delay.onward import Onward
 from gateway.errors import GatewayError
 from gateway.leases.lease import OpenRead
 from gateway.names.namespace import INTERNAL
@@ -71,13 +71,13 @@ class ServerWatch:
     """
 
     def __init__(
-        self, server: HoldingServer, holding: HoldingQueues, onward: Onward, others_write: Callable[[], bool]
+        self, server: HoldingServer, holding: HoldingQueues, mover: HeldJobMover, others_write: Callable[[], bool]
     ) -> None:
         self.dropped = 0
         self._clock = holding.clock
         self._server = server
         self._holding = holding
-        self._onward = onward
+        self._mover = mover
         self._others_write = others_write
         self._at_s = [-math.inf] * len(holding.keys)  # monotonic
         self._used: set[int] = set()  # levels that had an item at the last look
@@ -210,10 +210,10 @@ class ServerWatch:
         return left_s
 
     async def _move_one(self, key: str) -> float | None:
-        """Moves the item at the head; see Onward.move. None: there was none. Raises BackendUnavailable,
+        """Moves the item at the head; see HeldJobMover.move. None: there was none. Raises BackendUnavailable,
         OutcomeUnknown."""
         read = await self._server.take(key)
-        return None if read is None else await self._onward.move(read)
+        return None if read is None else await self._mover.move(read)
 
     async def _move_many(self, key: str, *, leaving: bool) -> None:
         """Moves items while they have fallen behind, AT_ONCE at a time. Raises the first failure, after all of them

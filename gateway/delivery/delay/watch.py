@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
+from gateway.delivery.delay.held_job_mover import HeldJobMover
 from gateway.delivery.delay.holding import HoldingQueues
 from gateway.delivery.delay.levels import Hop
-from gateway.delivery.delay.onward import Onward
 from gateway.delivery.delay.server_watch import HoldingServer, ServerWatch
 
 MEMBERS_S: Final = 1.0
@@ -18,10 +18,12 @@ MEMBERS_S: Final = 1.0
 class DelayedJobs:
     """Watches the holding queues of every server. servers: those that are members now."""
 
-    def __init__(self, servers: Callable[[], Sequence[HoldingServer]], holding: HoldingQueues, onward: Onward) -> None:
+    def __init__(
+        self, servers: Callable[[], Sequence[HoldingServer]], holding: HoldingQueues, mover: HeldJobMover
+    ) -> None:
         self._servers = servers
         self._holding = holding
-        self._onward = onward
+        self._mover = mover
         self._watches: dict[HoldingServer, ServerWatch] = {}
         self._stopping = asyncio.Event()
         holding.on_held(self._held)
@@ -48,7 +50,7 @@ class DelayedJobs:
         members = self._servers()
         for server in members:
             if server not in self._watches:
-                watch = ServerWatch(server, self._holding, self._onward, self._others_write(server))
+                watch = ServerWatch(server, self._holding, self._mover, self._others_write(server))
                 self._watches[server] = watch
                 tasks.create_task(watch.run(), name=f"delayed jobs on {server.name}")
         for server in [each for each in self._watches if each not in members]:

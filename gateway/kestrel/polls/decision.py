@@ -11,7 +11,7 @@ from itertools import islice
 
 from gateway.kestrel.polls.rules import GATHER_S, LINGER_S, PROOF_S, QUEUE_GETS, QUIET_S, SETTLE_S, STEP_S, UNREAD_S
 from gateway.kestrel.polls.state import QueuePolls, join
-from gateway.kestrel.polls.values import Action, Give, ServerQueue, Waiter, WaiterPhase, Why, usable
+from gateway.kestrel.polls.values import Action, EndReason, Give, ServerQueue, Waiter, WaiterPhase, usable
 
 
 def try_join_takes(polls: QueuePolls, waiter: Waiter, now: float) -> bool:
@@ -144,29 +144,29 @@ def _asked(polls: QueuePolls, waiter: Waiter) -> None:
     for queue in polls.queues:
         if queue.proved >= waiter.since:
             asked += 1
-    why: tuple[Why, ServerQueue | None] = (Why.EMPTY, None) if asked else _unasked(polls, waiter)
+    why: tuple[EndReason, ServerQueue | None] = (EndReason.EMPTY, None) if asked else _unasked(polls, waiter)
     polls.end(waiter, *why, asked=asked)
 
 
-def _unasked(polls: QueuePolls, waiter: Waiter) -> tuple[Why, ServerQueue | None]:
+def _unasked(polls: QueuePolls, waiter: Waiter) -> tuple[EndReason, ServerQueue | None]:
     """Why no server was asked."""
     if not polls.queues:
-        return Why.NO_SERVER, None
+        return EndReason.NO_SERVER, None
     for queue in polls.queues:
         if queue.delivers and queue.server.full_at >= waiter.joined_at:
-            return Why.FULL, queue
+            return EndReason.FULL, queue
     return _trouble(next((queue for queue in polls.queues if queue.shut), polls.queues[0]))
 
 
-def _trouble(queue: ServerQueue) -> tuple[Why, ServerQueue]:
+def _trouble(queue: ServerQueue) -> tuple[EndReason, ServerQueue]:
     if not queue.delivers:
-        return Why.DOWN, queue
+        return EndReason.DOWN, queue
     if queue.shut:
-        return (Why.FULL if queue.full else Why.CROWDED), queue
+        return (EndReason.FULL if queue.full else EndReason.CROWDED), queue
     if queue.error is not None:
-        return Why.FAILED, queue
+        return EndReason.FAILED, queue
     sent = any(get.sent for get in [*queue.takes, *queue.waits])
-    return (Why.SILENT if sent else Why.UNCONNECTED), queue
+    return (EndReason.SILENT if sent else EndReason.UNCONNECTED), queue
 
 
 def _take(polls: QueuePolls, now: float, able: Sequence[ServerQueue]) -> None:

@@ -25,6 +25,7 @@ from gateway.kestrel.polls.values import (
     Action,
     Close,
     End,
+    EndReason,
     Get,
     Give,
     GiveBack,
@@ -32,7 +33,6 @@ from gateway.kestrel.polls.values import (
     ServerQueue,
     Waiter,
     WaiterPhase,
-    Why,
 )
 
 LATE_S, READ_S = 0.005, 0.02
@@ -353,7 +353,7 @@ class QueueRunner:
 
 def _outcome(end: End) -> tuple[GatewayError | None, Coverage | None]:
     """The error or the coverage with which the poll ends."""
-    if end.why is Why.NO_SERVER:
+    if end.why is EndReason.NO_SERVER:
         return BackendUnavailable("no Kestrel server is known yet"), None
     if end.queue is not None:
         return cast(QueueLink, end.queue.server).trouble(end.why, end.queue.error), None

@@ -30,6 +30,7 @@ from gateway.kestrel.polls.values import (
     Action,
     Close,
     End,
+    EndReason,
     Get,
     GiveBack,
     PolledItem,
@@ -38,7 +39,6 @@ from gateway.kestrel.polls.values import (
     ServerQueue,
     Waiter,
     WaiterPhase,
-    Why,
     usable,
 )
 
@@ -135,7 +135,7 @@ class QueuePolls:
     def timed_out(self, waiter: Waiter, now: float) -> None:
         """The waiter's time is over."""
         if waiter.phase is WaiterPhase.GIVEN and not waiter.awaited:
-            self.end(waiter, Why.EMPTY)
+            self.end(waiter, EndReason.EMPTY)
             self._return(waiter)
         elif waiter.phase in (WaiterPhase.WAITING, WaiterPhase.ASKING) and not waiter.ending:
             self.pause(waiter)
@@ -276,7 +276,7 @@ class QueuePolls:
         else:
             del self.askers[waiter]
 
-    def end(self, waiter: Waiter, why: Why, queue: ServerQueue | None = None, *, asked: int = 0) -> None:
+    def end(self, waiter: Waiter, why: EndReason, queue: ServerQueue | None = None, *, asked: int = 0) -> None:
         """The call of the waiter ends without an item."""
         if waiter in self.line:
             self.pause(waiter)

@@ -205,7 +205,7 @@ def usable(queues: Sequence[ServerQueue]) -> Sequence[ServerQueue]:
     return [queue for queue in queues if queue.delivers] or queues
 
 
-class Why(Enum):
+class EndReason(Enum):
     """Why a call ends without an item. EMPTY: at least one server was asked."""
 
     EMPTY = "empty"
@@ -247,7 +247,7 @@ class End:
     """End the call without an item. asked, total: numbers of servers. queue: the server to which `why` refers."""
 
     waiter: Waiter
-    why: Why
+    why: EndReason
     asked: int
     total: int
     queue: ServerQueue | None

@@ -12,7 +12,7 @@ from gateway.common.counted import counted
 from gateway.errors import BackendRefused, BackendUnavailable, TooManyWaiters, Unavailable
 from gateway.kestrel.counters import Counters
 from gateway.kestrel.link import Answered, PendingGet, Sending
-from gateway.kestrel.polls.values import Get, ServerFigures, Why
+from gateway.kestrel.polls.values import EndReason, Get, ServerFigures
 from gateway.kestrel.server.pinned_read import PinnedRead
 from gateway.kestrel.server.server import Server
 from gateway.kestrel.wire.codec import KestrelClient
@@ -72,20 +72,20 @@ class QueueGets:
     def return_place(self) -> None:
         self.server.room.return_gets(self.tenant, 1)
 
-    def trouble(self, why: Why, error: Exception | None) -> Unavailable:
+    def trouble(self, why: EndReason, error: Exception | None) -> Unavailable:
         """Why the server was not asked, as a new error to raise."""
         server = self.server
-        if why is Why.DOWN:
+        if why is EndReason.DOWN:
             return server.health.error
-        if why is Why.FULL:
+        if why is EndReason.FULL:
             return server.room.refusal(self.tenant, server.address.marked)
-        if why is Why.CROWDED:
+        if why is EndReason.CROWDED:
             return self._no_place()
-        if why is Why.FAILED and isinstance(error, Unavailable):
+        if why is EndReason.FAILED and isinstance(error, Unavailable):
             copy = type(error)(error.detail)
             copy.__cause__ = error.__cause__
             return copy
-        if why is Why.SILENT:
+        if why is EndReason.SILENT:
             return BackendUnavailable(f"{server.address.marked} does not answer")
         return BackendUnavailable(f"no connection to {server.address.marked} in time")
 

@@ -1,4 +1,4 @@
-"""Growing pauses while the gateway or the endpoint is away. All slots of the worker share one brake for each."""
+"""Growing pauses while the gateway or the endpoint is away. All slots of the worker share one back-off for each."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gateway.work.control import WorkControl
 logger: Final = logging.getLogger(__name__)
 
 
-class Brake:
+class Backoff:
     """Slots that fail during one pause count as one failure, so that the pauses do not depend on their number.
 
     trouble: why the last try failed; empty if it did not.

@@ -59,7 +59,7 @@ class DelayStatistics:
     unreadable: int = 0
 
 
-class Onward:
+class HeldJobMover:
     """Moves held jobs onward. statistics: since the start."""
 
     def __init__(self, backend: Backend, catalog: Catalog, quota: Quota, holding: HoldingQueues) -> None:
