@@ -15,9 +15,10 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from gateway.common.counted import counted
-from gateway.common.net import UNIX, host_and_port, is_loopback
+from gateway.common.net import UNIX, host_and_port, is_host, is_loopback
 
 
 class SettingsError(ValueError):
@@ -336,6 +337,8 @@ class Settings:
         self._check_cluster()
         if self.listen:
             self._check_listen()
+        elif self.host and not is_host(self.host.strip("[]")):
+            raise SettingsError(f"host: {self.host!r} is neither an address nor a host name")
         elif self.keys is None and not self.no_auth and not is_loopback(self.host):
             raise SettingsError(
                 f"host: {self.host!r} is not a loopback address and requests are not authenticated; "
@@ -431,7 +434,12 @@ class Settings:
 def is_instance(url: str) -> bool:
     """Whether the URL has the form of an instance: scheme, host and port, and nothing else."""
     found = _INSTANCE.fullmatch(url)
-    return found is not None and len(url) <= LONGEST_INSTANCE and int(found[1] or 80) < 65536
+    return (
+        found is not None
+        and len(url) <= LONGEST_INSTANCE
+        and is_host(urlsplit(url).hostname or "")
+        and int(found[1] or 80) < 65536
+    )
 
 
 def flag(spec: dataclasses.Field[Any]) -> str:

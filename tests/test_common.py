@@ -26,6 +26,8 @@ from gateway.names.namespace import Namespace
         ("a:\u0661", None),
         (":80", None),
         ("a b:80", None),
+        ("a..b:80", None),
+        ("a" * 64 + ".b:80", None),
         ("a", None),
     ],
 )

@@ -223,6 +223,7 @@ SECRET = "s" * 32
                 "http://a?b",
                 "http://a b",
                 "http://é",
+                "http://a..b",
             )
         ],
         ({"advertise": "http://" + "a" * 94, "cluster_secret": (SECRET,)}, "of at most 100 characters"),

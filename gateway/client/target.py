@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from gateway.common.net import reason
+from gateway.common.net import is_host, reason
 
 DEFAULT_URL: Final = "http://127.0.0.1:8080"
 URL_VARIABLE: Final = "KESTREL_GATEWAY_URL"
@@ -78,7 +78,7 @@ def find(
 def is_url(text: str) -> bool:
     """Whether it is the URL of a gateway: with a host and, if it names a port, a valid one."""
     try:
-        return bool(_URL.fullmatch(text) and urlsplit(text).hostname) and urlsplit(text).port != 0
+        return bool(_URL.fullmatch(text)) and is_host(urlsplit(text).hostname or "") and urlsplit(text).port != 0
     except ValueError:
         return False
 

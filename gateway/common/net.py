@@ -41,9 +41,18 @@ def host_and_port(text: str, lowest_port: int = 0) -> tuple[str, int] | None:
         host = host[1:-1]
     elif ":" in host:
         return None
-    if not (colon and host and port.isascii() and port.isdigit()) or any(char.isspace() for char in host):
+    if not (colon and is_host(host) and port.isascii() and port.isdigit()):
         return None
     return (host, int(port)) if lowest_port <= int(port) < 65536 else None
+
+
+def is_host(text: str) -> bool:
+    """Whether it can be looked up: an address, or a name with parts of 1 to 63 characters."""
+    try:
+        text.encode("idna")
+    except UnicodeError:
+        return False
+    return bool(text) and not any(char.isspace() for char in text)
 
 
 def joined(host: str, port: int) -> str:

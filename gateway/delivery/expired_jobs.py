@@ -11,7 +11,7 @@ import asyncio
 import logging
 from typing import Final
 
-from gateway.errors import BackendRefused, LeaseLost, OutcomeUnknown
+from gateway.errors import BackendRefused, LeaseLost, OutcomeUnknown, QueueDeleted
 from gateway.leases.lease import OpenRead
 
 log = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ class ExpiredJobs:
         """Starts dropping the item. Cancelled: the item is still the caller's."""
         if len(self._under_way) >= AT_ONCE:
             await self.one_ended()
-        task = self._tasks.create_task(_drop(read))
+        task = self._tasks.create_task(drop_expired(read))
         self._under_way.add(task)
         task.add_done_callback(self._under_way.discard)
 
@@ -45,11 +45,11 @@ class ExpiredJobs:
         return True
 
 
-async def _drop(read: OpenRead) -> None:
+async def drop_expired(read: OpenRead) -> None:
     """The item is gone, or back on its queue, where a later poll drops it. Cancelled: one of the two."""
     try:
         await read.confirm()
-    except (LeaseLost, BackendRefused, OutcomeUnknown):
+    except (LeaseLost, QueueDeleted, BackendRefused, OutcomeUnknown):
         pass
     except Exception:
         log.exception("dropping a job failed")

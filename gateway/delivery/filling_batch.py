@@ -23,6 +23,7 @@ from gateway.config.policies import Retry
 from gateway.delivery.attempts import identity
 from gateway.delivery.caps.caps import CapPlace
 from gateway.delivery.dead_letters.store import Stored
+from gateway.delivery.expired_jobs import drop_expired
 from gateway.delivery.moves import Moves, job_of
 from gateway.delivery.ordered_queues import OrderedQueues
 from gateway.delivery.queues.catalog import Queue
@@ -96,7 +97,7 @@ class FillingBatch:
             self._ordered.add(queue.key)
             self.full = self.full or not read.keeps_order
         if job.expires_s is not None and job.expires_s <= time.time():
-            self._tasks.create_task(_drop(read))
+            self._tasks.create_task(drop_expired(read))
             return True
         known_by = identity(job.id, read.data)
         attempt = moves.attempts.of(queue.key, known_by, job.attempt)
@@ -149,15 +150,3 @@ class FillingBatch:
             log.exception("moving a job to the dead letters failed")
         finally:
             read.give_back()
-
-
-async def _drop(read: OpenRead) -> None:
-    """The item is gone, or back on its queue."""
-    try:
-        await read.confirm()
-    except (LeaseLost, QueueDeleted, BackendRefused, OutcomeUnknown):
-        pass
-    except Exception:
-        log.exception("dropping a job failed")
-    finally:
-        read.give_back()

@@ -371,7 +371,7 @@ class Receiver:
         """
         try:
             return await self._moves.instead_of_delivery(queue, read, attempts) is Stored.YES
-        except (LeaseLost, BackendRefused, OutcomeUnknown):
+        except (LeaseLost, QueueDeleted, BackendRefused, OutcomeUnknown):
             return True
 
     async def _take(

@@ -79,7 +79,7 @@ def test_mistakes_in_flags():
         find(key="a", key_file=Path("b"), environment={})
     with pytest.raises(TargetError, match="key: the value is empty"):
         find(key="", environment={})
-    for url in ("", "http://a\x01b", "http://a/\x7f"):
+    for url in ("", "http://a\x01b", "http://a/\x7f", "http://a..b:80", f"http://{'a' * 64}"):
         with pytest.raises(TargetError, match="is not a URL such as"):
             find(url=url, environment={})
 

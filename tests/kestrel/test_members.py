@@ -22,7 +22,7 @@ def test_lists_and_repetitions_are_one_thing():
     assert parse_sources(["dns:queues:22133"]) == (HostName("queues", 22133),)
 
 
-@pytest.mark.parametrize("text", ["", ",", "a", "dns:a", "dns:", "dns:unix:/x", "a:1,b"])
+@pytest.mark.parametrize("text", ["", ",", "a", "dns:a", "dns:", "dns:unix:/x", "a:1,b", "a..b:1", "dns:a..b:1"])
 def test_bad_members_are_told(text):
     """One line that names what is wrong."""
     with pytest.raises(SettingsError, match="kestrel"):

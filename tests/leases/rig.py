@@ -29,6 +29,7 @@ from gateway.errors import GatewayError
 from gateway.fairness.turns import Turns
 from gateway.kestrel.client import Kestrel
 from gateway.leases.ids import LeaseIds
+from gateway.leases.lease import OpenRead
 from gateway.leases.registry import Registry
 from gateway.names.namespace import Namespace
 from gateway.settings import Settings
@@ -107,6 +108,10 @@ class Rig:
             raise moved.result
         return moved.result
 
+    async def redrive_one(self, queue: Queue, letter: OpenRead) -> Redriven:
+        """Moves this dead letter back."""
+        return await self._redrive.one(queue, queue, letter)
+
     async def open_reads(self, name: str) -> int:
         stats = (await self.kestrel.queue_stats(name)).queues.get(name)
         return stats.open_reads if stats is not None else 0
@@ -114,10 +119,14 @@ class Rig:
 
 @contextlib.asynccontextmanager
 async def rig(
-    *addresses: str, policies: dict[str, Policy] | None = None, limits=None, **settings
+    *addresses: str, policies: dict[str, Policy] | None = None, limits=None, worker_socket: str = "", **settings
 ) -> AsyncIterator[Rig]:
-    """A started rig; at its end the books balance, nothing is open and nothing is left of it."""
-    kestrel = Kestrel(addresses, Settings(**CONNECT_LIMIT | settings))
+    """A started rig; at its end the books balance, nothing is open and nothing is left of it.
+
+    worker_socket: of the broker with the first address, for a multiplexed connection.
+    """
+    sockets = {addresses[0]: worker_socket} if worker_socket else {}
+    kestrel = Kestrel(addresses, Settings(**CONNECT_LIMIT | settings), worker_sockets=sockets)
     await kestrel.start()
     try:
         await until(lambda: all(backend.state.value == "up" for backend in kestrel.backends()))

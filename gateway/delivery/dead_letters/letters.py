@@ -35,6 +35,7 @@ from gateway.errors import (
     DeadLetterNotFound,
     GatewayError,
     LeaseLost,
+    QueueDeleted,
     QueueNotFound,
 )
 from gateway.leases.lease import OpenRead
@@ -135,6 +136,8 @@ class DeadLetterJobs:
         async def confirm(read: OpenRead, _: int) -> None:
             try:
                 await read.confirm()
+            except QueueDeleted:
+                pass  # the dead letter is gone with its queue
             except LeaseLost as error:
                 raise BackendUnavailable(
                     "the connection to Kestrel was lost; the dead letter is still there"

@@ -26,7 +26,15 @@ from gateway.delivery.subscriptions.existing import no_subscription
 from gateway.envelope.read import Job, body_of, unwrap
 from gateway.envelope.rewrite import DeadReason, restored
 from gateway.envelope.times import wire_expiry
-from gateway.errors import BackendUnavailable, GatewayError, LeaseLost, OutcomeUnknown, QueueHasChildren, QueueNotFound
+from gateway.errors import (
+    BackendUnavailable,
+    GatewayError,
+    LeaseLost,
+    OutcomeUnknown,
+    QueueDeleted,
+    QueueHasChildren,
+    QueueNotFound,
+)
 from gateway.leases.lease import OpenRead
 
 T = TypeVar("T")
@@ -157,6 +165,8 @@ class Redrive:
         expired = not await self._put(queue, target, read.data, on_job)
         try:
             await read.confirm()
+        except QueueDeleted:
+            pass  # the dead letter is gone with its queue
         except (LeaseLost, BackendUnavailable, OutcomeUnknown) as error:
             if expired:
                 raise BackendUnavailable(

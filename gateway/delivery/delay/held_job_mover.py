@@ -31,6 +31,7 @@ from gateway.errors import (
     LeaseLost,
     NotSupported,
     OutcomeUnknown,
+    QueueDeleted,
     QueueFull,
     QueueNotFound,
     TooManyQueues,
@@ -88,6 +89,8 @@ class HeldJobMover:
             raise
         try:
             await read.confirm()
+        except QueueDeleted:
+            pass  # it is gone with the holding queue
         except (LeaseLost, BackendRefused, OutcomeUnknown):
             self.statistics.doubled += 1
         return overdue_s

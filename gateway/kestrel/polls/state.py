@@ -226,7 +226,7 @@ class QueuePolls:
         """An item is back on its queue; not `seen`: it may be back."""
         self.kept.going.discard(queue)
         if not seen:
-            self.actions += map(GiveBack, self.kept.drop(queue))
+            self.actions += map(GiveBack, reversed(self.kept.drop(queue)))
         self.actions += self.kept.next_back(queue, self.given)
 
     def close(self) -> list[Action]:
