@@ -8,7 +8,7 @@ expect_status 200
 expect_in_body '"server":"'
 SERVER=$(member server)
 
-say "In service: readonly takes no new jobs, quiescent delivers none either"
+say "In service: readonly accepts no new jobs, quiescent does not deliver jobs either"
 request -X PUT "$GATEWAY/backends/$SERVER/status" -H 'Content-Type: application/json' -d '{"status":"up"}'
 expect_status 200
 expect_in_body "\"server\":\"$SERVER\""
