@@ -14,14 +14,14 @@
      +- ForbiddenScope        the key may not do this
      +- ForbiddenQueue        the key may not touch this queue
      +- TooManyQueues         the tenant's limit of queues is reached
-     +- TooManySubscriptions  the queue's limit of fanout children is reached
+     +- TooManySubscriptions  the queue's limit of subscriptions is reached
      +- NotFound              no such path
      |   +- QueueNotFound, LeaseNotFound, QueueEmpty, ServerNotFound, DeadLetterNotFound
      +- MethodNotAllowed
      +- RequestTimeout        the header block or the body did not arrive in time
      +- LeaseConflict         the lease is already settled in another way
-     +- QueueHasChildren      the operation would deliver jobs to fanout children again
-     +- DeadLetterHeld        the dead letter may be one of those that could not be looked at
+     +- QueueHasChildren      the operation would deliver jobs to subscriptions again
+     +- DeadLetterHeld        the dead letter may be one of those that could not be searched
      +- LeaseGone             the lease has ended and the job is back on its queue
      |   +- LeaseExpired, LeaseLost
      +- QueueDeleted          the lease's queue was deleted through the gateway, with its jobs
@@ -144,7 +144,7 @@ class ForbiddenOrigin(GatewayError):
 class ForbiddenPrefetch(GatewayError):
     code = "forbidden-prefetch"
     status = 403
-    title = "A prefetch takes no job"
+    title = "Prefetch not allowed"
 
 
 class Unauthenticated(GatewayError):
@@ -248,13 +248,13 @@ class RequestTimeout(GatewayError):
 class LeaseConflict(GatewayError):
     code = "lease-settled"
     status = 409
-    title = "The lease is already settled"
+    title = "The lease was settled in another way"
 
 
 class QueueHasChildren(GatewayError):
     code = "queue-has-children"
     status = 409
-    title = "The queue has fanout children"
+    title = "The queue has subscriptions"
 
 
 class DeadLetterHeld(GatewayError):
@@ -397,7 +397,7 @@ class OwnerUnavailable(Unavailable):
     """The worker or replica that holds the lease did not carry the command out, and will not do so later."""
 
     code = "lease-owner-unavailable"
-    title = "The gateway that holds the lease cannot be asked"
+    title = "The gateway that holds the lease cannot be reached"
 
 
 class TooManyWaiters(Unavailable):
@@ -424,7 +424,7 @@ class PartlyStored(Unavailable):
 
 class TooManyConnections(Unavailable):
     code = "too-many-connections"
-    title = "Too many connections"
+    title = "The tenant has too many requests in progress"
 
 
 class TooManyBytes(Unavailable):

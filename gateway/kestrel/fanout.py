@@ -422,6 +422,4 @@ async def _create(server: ServerLink, keys: Sequence[str]) -> None:
     for key in keys:
         await server.create(key)
     if missing := set(keys) - set(await server.stats(keys)):
-        raise BackendRefused(
-            f"{server.address.marked} did not create {counted(len(missing), 'fanout child', 'fanout children')}"
-        )
+        raise BackendRefused(f"{server.address.marked} did not create {counted(len(missing), 'subscription')}")

@@ -1,4 +1,4 @@
-"""Streams over HTTP: jobs of one queue or of several, as they come."""
+"""Streams over HTTP: jobs of one queue or of several, as they arrive."""
 
 from __future__ import annotations
 

@@ -91,7 +91,7 @@ def _refuse_prefetch(call: Call) -> None:
     """Raises ForbiddenPrefetch if a browser sent the request before its reader asked for the page."""
     if _is_prefetch(call.request.headers):
         raise ForbiddenPrefetch(
-            "a prefetch does not take a job; send the request without the headers Purpose and Sec-Purpose"
+            "a prefetch must not take a job; send the request without the headers Purpose and Sec-Purpose"
         )
 
 

@@ -1,1 +1,1 @@
-"""Streams: a consumer gets jobs as they come, each under a lease of its own. Knows no HTTP."""
+"""Streams: a consumer gets jobs as they arrive, each under a lease of its own. Knows no HTTP."""

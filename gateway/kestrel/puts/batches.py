@@ -154,7 +154,7 @@ class Writer:
         except Exception:
             log.exception("a member could not be prepared")
             self._fail(
-                BackendUnavailable(f"{self._server.address.marked} does not have all fanout children of the queues yet")
+                BackendUnavailable(f"{self._server.address.marked} does not have all subscriptions of the queues yet")
             )
         finally:
             self._preparing = None

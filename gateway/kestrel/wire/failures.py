@@ -50,7 +50,7 @@ def perhaps_done(error: BaseException, address: Address) -> BackendUnavailable |
     if isinstance(error, MemcacheIllegalInputError):
         return BackendUnavailable(f"nothing was sent to {address.marked}: {error}")
     if isinstance(error, ConnectionLostError) and error.unsent:
-        return BackendUnavailable(f"{address.marked} did not take the command: {net.reason(error)}")
+        return BackendUnavailable(f"{address.marked} did not accept the command: {net.reason(error)}")
     return OutcomeUnknown(f"the command was sent to {address.marked}, but no valid answer came")
 
 

@@ -8,9 +8,9 @@ import { ago, count, time } from "./format.js";
 const EVERY_MS = 3000;
 const STATES = ["pinned", "busy", "idle", "connecting"];
 const MEANING = {
-  up: "takes new jobs and delivers",
-  readonly: "takes no new jobs, and still delivers those that it has",
-  quiescent: "neither takes nor delivers jobs; open leases can be settled",
+  up: "accepts and delivers jobs",
+  readonly: "accepts no new jobs, and still delivers those that it has",
+  quiescent: "neither accepts nor delivers jobs; open leases can be settled",
 };
 
 export class Servers {
