@@ -137,14 +137,15 @@ class Settings:
     )
     kestrel_idle_timeout_s: float = _setting(
         60.0,
-        "Kestrel's limit for idle connections (clientTimeout); waits and ping intervals stay below it; 0: none",
+        "Kestrel's limit for idle connections (clientTimeout); waits and ping intervals stay below it; "
+        "0: Kestrel has no limit",
         unit="s",
         low=0,
         high=86400,
     )
     kestrel_open_timeout_s: float = _setting(
         0.0,
-        "Kestrel's openTransactionTimeout; leases end --kestrel-command-timeout before it; 0: none",
+        "Kestrel's openTransactionTimeout; leases end --kestrel-command-timeout before it; 0: Kestrel has no limit",
         unit="s",
         low=0,
         high=86400,
@@ -182,7 +183,7 @@ class Settings:
 
     # Jobs, polls and leases
     queue_figures_interval_s: float = _setting(
-        10.0, "time between two readings of the figures of all queues", low=0.2, high=3600.0
+        10.0, "time between two readings of the figures of all queues", unit="s", low=0.2, high=3600.0
     )
     max_queue_metrics: int = _setting(1000, "queues with metrics of their own, the largest first", low=0, high=2000)
     max_queues: int = _setting(10000, "maximum number of queues of one tenant", low=1, high=1000000)

@@ -61,7 +61,7 @@ def test_a_retry_with_a_damaged_key_is_told(tmp_path):
         with gateway.client() as http:
             answer = put(http, "bad")
             assert (answer.status_code, answer.json()["code"]) == (502, "outcome-unknown")
-            assert "use another key" in answer.json()["detail"]
+            assert "check whether the jobs are there, and send them with another key" in answer.json()["detail"]
             assert put(http, "good").content == first.content
             assert [put(http, "bad").status_code for _ in range(20)] == [502] * 20
             assert http.get("/queues/q").json()["items"] == 2

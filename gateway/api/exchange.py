@@ -114,7 +114,7 @@ class Call:
         caller = self.admission.identify(self.request.headers, self.spec.scopes)
         check_scopes(caller, self.spec.scopes)
         if caller.tenant != self.caller.tenant:
-            raise Unauthenticated("the key now belongs to another tenant", invalid=True)
+            raise Unauthenticated("the key now belongs to another tenant; send the request again", invalid=True)
         for name in names:
             caller.check_queue(name)
 

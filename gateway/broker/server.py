@@ -72,7 +72,12 @@ class BrokerServer:
         has_path = any(address.path for address in self._addresses)
         room = max((allowed - _DESCRIPTORS_BESIDE) // (2 if has_path else 1), 1)
         if room < wanted and any(not address.path for address in self._addresses):
-            log.warning("at most %d TCP connections: the system allows %d open files", room, allowed)
+            log.warning(
+                "the broker accepts at most %d TCP connections, because the system allows %d open files; "
+                "raise the limit (ulimit -n, LimitNOFILE=)",
+                room,
+                allowed,
+            )
         return min(wanted, room)
 
     def _connect(self) -> MemcacheConnection:

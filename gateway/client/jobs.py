@@ -74,9 +74,9 @@ def put(
     is 0 only after the job is stored on disk. A repeated attempt stores it once: each request has an idempotency key.
 
     With --lines every line is one job. Lines that the gateway does not accept are reported, the others are stored, and
-    the exit code is 1. Ctrl-C ends the command after the jobs in hand. Then, and if the gateway becomes unreachable,
-    the last message names the --skip to continue with. With an --idempotency-key, run the same command again, without
-    --skip.
+    the exit code is 1. Ctrl-C ends the command after the jobs in progress. Then, and if the gateway becomes
+    unreachable, the last message names the --skip to continue with. With an --idempotency-key, run the same command
+    again, without --skip.
     """  # noqa: D301 (click wants the character itself)
     from gateway.client.lines import put_lines  # noqa: PLC0415 (`--help` stays quick)
 
@@ -114,7 +114,7 @@ def put(
 @click.argument("queue", type=QueueName())
 @click.option("--wait", "wait_s", type=Seconds(), default=20.0, help="how long to wait for a job [default 20]")
 @click.option("--lease", "lease_s", type=Seconds(), help="length of the lease in seconds [default: the queue's]")
-@click.option("--ack", is_flag=True, help="ack the job once it is written")
+@click.option("--ack", is_flag=True, help="ack the job after it is written")
 @click.option("--raw", is_flag=True, help="print the job's own bytes instead of the JSON object; needs --ack")
 @options.calls
 def next_job(queue: str, *, wait_s: float, lease_s: float | None, ack: bool, raw: bool, api: GatewayApi) -> None:

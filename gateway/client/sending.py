@@ -184,8 +184,8 @@ class LineSender:
             stored = counted(len(lines), "line is", "lines are")
             raise CallFailed(
                 "raw-queue",
-                f"the queue has the format raw, which the key may not see: {stored} stored as one job; "
-                "delete that job, and use a key with the scope observe",
+                f"the queue has the format raw, so {stored} stored as one job; delete that job. "
+                "A key with the scope observe lets the command see the format before it sends",
                 status=answer.status_code,
                 retryable=False,
             )

@@ -54,9 +54,9 @@ def export_jobs(queue: str, file: Path, *, append: bool, wait_s: float, most: in
       kestrel-gateway export emails emails.ndjson
       kestrel-gateway export emails emails.ndjson --append      after an interruption
 
-    A job is acked after it is written and the file is synced to disk. Ctrl-C ends the command after the jobs in hand,
-    up to 100. If it is killed, these jobs return to the tail of their queue a minute later. Continue with --append.
-    `import` reads the file.
+    A job is acked after it is written and the file is synced to disk. Ctrl-C ends the command after the jobs in
+    progress, up to 100. If it is killed, these jobs return to the tail of their queue a minute later. Continue with
+    --append. `import` reads the file.
 
     Delayed jobs and dead letters are not exported. The exit code is 5 if there may be more jobs: some are leased by
     other consumers, the queue is paused, or a Kestrel server did not answer.

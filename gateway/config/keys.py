@@ -190,7 +190,11 @@ class _Reader:
         value = entry["tenant"]
         if value == EVERY_TENANT:
             if scopes and scopes != {Scope.OBSERVE}:
-                self._wrong(index, "tenant", "'*' needs scopes = [\"observe\"]; a key that may do more has one tenant")
+                self._wrong(
+                    index,
+                    "tenant",
+                    "'*' is allowed only with scopes = [\"observe\"]; name one tenant, or give the key only this scope",
+                )
             return EVERY_TENANT
         try:
             if not isinstance(value, str):
@@ -282,7 +286,8 @@ class _Reader:
                     index,
                     "tenant",
                     (f"{key.tenant!r} is given, but earlier keys have no tenant" if key.tenant else "is missing")
-                    + "; either all keys have a tenant or none has (keys with only the scope operator have none)",
+                    + "; give every key a tenant, or no key "
+                    "(a key with only the scope operator has none in both cases)",
                 )
 
     def _wrong(self, index: int | None, field: str, what: str) -> None:

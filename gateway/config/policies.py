@@ -216,7 +216,8 @@ def _check_dead_letters(file: TomlFile, tables: list[Table], mistakes: list[Mist
     for table in tables:
         if table.policy.dead_letter == table.queue:
             text = (
-                f"queues.{table.title}.dead_letter: {table.queue!r} is this queue itself; name another queue, or none"
+                f"queues.{table.title}.dead_letter: {table.queue!r} is this queue itself; name another queue, or leave "
+                "dead_letter out"
             )
             mistakes.append(file.mistake(text, "queues", table.title, "dead_letter"))
 

@@ -131,7 +131,9 @@ def settle_command(verb: Verb, lease_id: str, tenant: str, body: Mapping[str, An
     position = body.get("position", "")
     if not body.get("count", True):
         if position not in ("", "head") or length_s > 0:
-            raise InvalidBody("count: with false the job goes to the head at once; leave out position and delay")
+            raise InvalidBody(
+                "count: with false the job goes to the head at once; leave out delay and the position tail"
+            )
         length_s, position = UNCOUNTED, "head"
     reason = plain(body.get("reason", ""))
     return LeaseCommand(verb, lease_id, math.inf, length_s, position, reason, tenant)

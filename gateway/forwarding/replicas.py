@@ -54,7 +54,7 @@ be reported."""
 IDLE_S: Final = 20.0
 """Below the smallest sensible keep-alive time of a server, so that connections mostly end at this side."""
 
-_SENT_BEFORE: Final = "the replica that holds the lease closed the connection, and cannot be asked again"
+_SENT_BEFORE: Final = "the replica that holds the lease closed the connection before it answered"
 
 
 class _Ended(Exception):
@@ -224,7 +224,9 @@ class _Replica:
             connection.ahead_s = float(content["now_s"]) - time.monotonic()
             result = None if content["result"] is None else result_of(content["result"])
         except Unauthenticated as exc:
-            raise self._unfit("its answer is not sealed with the cluster's secret") from exc
+            raise self._unfit(
+                "its answer is not signed with the cluster's secret; give all replicas the same --cluster-secret"
+            ) from exc
         except (ValueError, KeyError, TypeError) as exc:
             raise self._unfit("its answer is not understood; run the same version on all replicas") from exc
         return result

@@ -199,7 +199,7 @@ class LeaseRouter:
 
     async def _carry_out(self, command: LeaseCommand) -> Result:
         if command.late:
-            return OwnerUnavailable("the gateway that holds the lease was too busy; send the request again")
+            return OwnerUnavailable("the gateway that holds the lease is busy; send the request again")
         try:
             return await self._execute(command)
         except GatewayError as exc:
@@ -247,7 +247,10 @@ class LeaseRouter:
 
     async def _to_replica(self, instance: str, command: LeaseCommand) -> Result:
         if self._replicas is None:
-            raise LeaseForgotten("the lease belongs to another replica, and this gateway no longer has replicas")
+            raise LeaseForgotten(
+                "the lease belongs to another replica, and this gateway runs without replicas; settle the lease at the "
+                "other replica, or give this one --advertise and --cluster-secret"
+            )
         self.statistics.to_replicas += 1
         try:
             return await self._replicas.ask(instance, command)

@@ -54,7 +54,9 @@ class Seal:
     def _check(self, seal: str, *parts: bytes) -> None:
         given = seal.encode("ascii", "replace")
         if not any(hmac.compare_digest(given, _of(key, *parts).encode()) for key in self._keys):
-            raise Unauthenticated("the message is not sealed with the cluster's secret")
+            raise Unauthenticated(
+                "the message is not signed with the cluster's secret; give all replicas the same --cluster-secret"
+            )
 
 
 def _of(key: bytes, *parts: bytes) -> str:

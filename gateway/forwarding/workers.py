@@ -151,7 +151,7 @@ class _WorkerLink:
         if self.dead:
             raise LeaseForgotten(_GONE) if self.gone else OwnerUnavailable(_UNREACHABLE)
         if writer.transport.get_write_buffer_size() > MAX_UNSENT:
-            raise OwnerUnavailable("the worker that holds the lease is busy and was not asked; send the request again")
+            raise OwnerUnavailable("the worker that holds the lease is busy; send the request again")
         number = next(self._numbers)
         waiting: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._waiting[number] = waiting

@@ -373,8 +373,8 @@ class Fanout:
                     absent += 1
                 elif loop.time() > until_s:
                     raise OutcomeUnknown(
-                        f"the subscription was deleted, and comes back on {server.address.marked}: a program that "
-                        "speaks memcache reads it or writes to it; stop it, and delete the subscription again"
+                        f"a memcache client uses the subscription, so {server.address.marked} creates it again after "
+                        "each deletion; stop that client, and delete the subscription again"
                     )
                 else:
                     absent = 0

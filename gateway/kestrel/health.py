@@ -149,7 +149,7 @@ class ServerHealth:
     def _set_state(self, state: Health) -> None:
         address = self._address
         if state is Health.DOWN:
-            log.warning("Kestrel at %s is lost: %s", address, self._error.detail_for(operator=True))
+            log.warning("Kestrel at %s is down: %s", address, self._error.detail_for(operator=True))
         elif state is Health.UP:
             log.info("Kestrel at %s is up (%s)", address, self.version)
         else:

@@ -97,7 +97,7 @@ class LeaseLimits:
             self.shares.refused += 1
             raise TooManyLeases(
                 f"the request needs {counted(count, 'more lease')}, and the tenant has {held} of at most "
-                f"{counted(held + room, 'open lease')} on this worker; ask for fewer jobs",
+                f"{counted(held + room, 'open lease')} on this worker; request fewer jobs",
                 self._retry_after(tenant),
             )
         self.shares.take(tenant, count)

@@ -102,9 +102,9 @@ def import_journal(
     Rotated and packed files are read as Kestrel reads them. Jobs of open transactions are at the head of their queue.
     Jobs that have expired are left out. The journals are not changed.
 
-    Ctrl-C ends the command after the jobs in hand; run it again to continue. If the command is killed, at most 500 jobs
-    are stored twice. A job counts as stored when the destination has confirmed it. No gateway or broker may use the
-    directory of --data during the import.
+    Ctrl-C ends the command after the jobs in progress; run it again to continue. If the command is killed, at most 500
+    jobs are stored twice. A job counts as stored when the destination has confirmed it. No gateway or broker may use
+    the directory of --data during the import.
 
     A torn operation at the end of a queue's last file is reported and left out, as Kestrel does. If a file is damaged
     elsewhere, nothing is imported without --skip-damaged. The exit code is 0 if everything is imported, 1 if something
@@ -213,8 +213,8 @@ def _import(
             imported[queue] = job.store(queue, name, replay(journals.queues[queue]))
     if changed := importing.grown(journals):
         raise importing.ImportStopped(
-            f"{', '.join(changed)} changed during the import: a Kestrel writes to these journals; stop it, and import "
-            "again to an empty destination with --from-start",
+            f"{', '.join(changed)} changed during the import: a Kestrel server writes to these journals; stop it, and "
+            "import again to an empty destination with --from-start",
             retryable=False,
         )
     summary.show_imported(imported, as_json=as_json)
@@ -222,7 +222,13 @@ def _import(
 
 @click.command()
 @click.option("--from", "source", metavar="HOST:PORT", required=True, help="the server to take the jobs from")
-@click.option("--to", "to", metavar="URL|HOST:PORT", required=True, help="a gateway, or a server of memcache clients")
+@click.option(
+    "--to",
+    "to",
+    metavar="URL|HOST:PORT",
+    required=True,
+    help="a gateway (URL), or a server that speaks memcache (HOST:PORT)",
+)
 @_ONLY
 @_RENAME
 @_PREFIX
@@ -231,7 +237,8 @@ def _import(
     "--retry",
     "retry_s",
     type=Seconds(),
-    help="how long to try again while either side is unreachable or full [default 60; with --follow: no limit]",
+    help="how long to try again while the source is unreachable, or the destination is unreachable or full "
+    "[default 60; with --follow: no limit]",
 )
 @click.option("--key", help="key of the gateway; other users of this machine can see a flag")
 @click.option("--key-file", type=click.Path(path_type=Path), help="file that contains only the key")
@@ -257,15 +264,16 @@ def forward(
       kestrel-gateway forward --from old:22133 --to https://jobs.example.org --queue emails --follow
       kestrel-gateway forward --from old:22133 --to new:22133 --prefix acme__ --rename mail=emails
 
-    A job is removed from the old server after the new side has stored it. Ctrl-C ends the command after the jobs in
-    hand; run it again to move the rest. If the command is killed, up to 100 jobs of a queue are stored twice and lose
-    their order. Children and dead letters are queues of their own: a server takes them under their names, a gateway
-    needs another name for them (--rename).
+    A job is removed from the old server after the destination has stored it. Ctrl-C ends the command after the jobs in
+    progress; run it again to move the rest. If the command is killed, up to 100 jobs of a queue are stored twice and
+    lose their order. Children and dead letters are queues of their own: a server takes them under their names, a
+    gateway needs another name for them (--rename).
 
-    The command ends when the queues have no jobs. The exit code is 1 if the new side does not take a queue; the others
-    are moved. It is 3 if the server has no queue for a --queue or --rename; then nothing is moved. It is 4 if the
-    gateway does not accept the key, or if the key does not allow a queue. It is 5 if other clients have open reads
-    there, or if either side is unreachable or full: run the command again.
+    The command ends when the queues have no jobs. The exit code is 1 if the destination does not accept a queue; the
+    others are moved. It is 3 if the server has no queue for a --queue or --rename; then nothing is moved. It is 4 if
+    the gateway does not accept the key, or if the key does not allow a queue. It is 5 if other clients have open reads
+    on the old server, if the source is unreachable, or if the destination is unreachable or full: run the command
+    again.
     """  # noqa: D301 (click wants the character itself)
     from gateway.client.progress import ProgressBar  # noqa: PLC0415
     from gateway.migration import report  # noqa: PLC0415

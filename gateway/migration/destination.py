@@ -181,8 +181,8 @@ class GatewayDestination:
         if is_event and "results" not in answer.json():
             stored = counted(len(items), "job is", "jobs are")
             obstacle = (
-                f"it has the format raw, which the key may not see: {stored} stored as one; delete that "
-                "one, and use a key with the scope observe"
+                f"it has the format raw, so {stored} stored as one job; delete that job. "
+                "A key with the scope observe lets the command see the format before it sends"
             )
             return StoreResult(0, obstacle=obstacle, retryable=False)
         results = answer.json()["results"] if is_event else [{}]

@@ -83,6 +83,7 @@ def unreadable(name: str, prefix: str) -> str:
     first = name.partition(SEPARATOR)[0]
     if not any(each.read(name) for each in (Namespace("", tenanted=True), Namespace(first), Namespace(first, True))):
         return (
-            f"{name!r} is not a name that HTTP can use: only memcache clients can read it; --rename gives another one"
+            f"{name!r} is not a name that HTTP can use: only memcache clients can read it; give it another name with "
+            "--rename"
         )
     return "" if prefix else f"{name}: only a gateway with the tenant or the namespace {first!r} can read it"

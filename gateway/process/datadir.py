@@ -106,7 +106,10 @@ class DataDirectory:
         self._lock.write(f"{os.getpid()}\n")
         self._lock.flush()
         if not locked_within(CHILDREN_LOCK_WAIT_S, self._children_lock.fileno()):
-            raise StartError(f"data: {self.path} is in use by children of a killed kestrel-gateway; end them first")
+            raise StartError(
+                f"data: {self.path} is in use by processes of a kestrel-gateway that was killed; "
+                "stop these processes, or choose another directory with --data"
+            )
 
     def _key(self) -> bytes:
         path = self.path / "lease.key"

@@ -77,7 +77,7 @@ def _statuses(_ctx: click.Context, _option: click.Parameter, value: str | None) 
     help="maximum number of jobs in one run, at most 100; one result decides for all of them [default 1]",
 )
 @click.option(
-    "--timeout", "timeout_s", type=Seconds(), default=600.0, help="time limit of one job; 0: none [default 600]"
+    "--timeout", "timeout_s", type=Seconds(), default=600.0, help="time limit of one job; 0: no limit [default 600]"
 )
 @click.option(
     "--kill-after",
@@ -104,7 +104,7 @@ def _statuses(_ctx: click.Context, _option: click.Parameter, value: str | None) 
 @click.option(
     "--reject-on",
     callback=_statuses,
-    help="statuses of the endpoint that make a dead letter, in addition to 410, such as 400,422",
+    help="statuses, such as 400,422, that make the job a dead letter, in addition to 410",
 )
 @click.option(
     "--secret-file",
@@ -143,7 +143,8 @@ def work(
     the delay of the next attempt.
 
     \b
-      SIGTERM      finish the jobs in hand, then end with 0 (so do SIGHUP and SIGINT; a second SIGINT is a SIGQUIT)
+      SIGTERM      finish the jobs in progress, then end with 0
+                   (SIGHUP and SIGINT do the same; a second SIGINT acts as SIGQUIT)
       SIGQUIT      end the commands, give their jobs back, then end with 0
       SIGUSR2      take no further job until SIGCONT
 

@@ -138,7 +138,7 @@ class WorkControl:
         if self.finishing.is_set():
             self.give_back("SIGINT")
         else:
-            self.finish("SIGINT; a second SIGINT gives the jobs in hand back")
+            self.finish("SIGINT; a second SIGINT gives the jobs in progress back")
 
 
 def memory_bytes() -> int:

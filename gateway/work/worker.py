@@ -158,7 +158,7 @@ class Worker:
         if failed.retryable or failed.status >= 500 or self._has_polled:
             self._gateway.failed(str(failed), failed.retry_after_s)
         else:
-            logger.error("the gateway refuses to give jobs: %s", failed)
+            logger.error("the gateway refused the first poll: %s", failed)
             self._control.finish(f"exit code {REFUSED}", REFUSED)
 
     async def _handle(self, job: TakenJob) -> None:

@@ -99,7 +99,7 @@ def mistakes_of(tmp_path, text):
         (GOOD.replace('"produce"', '"root"'), r"5: keys\[1\]\.scopes 'root' is not one of produce, consume, admin"),
         (GOOD.replace('"produce"', "[1]"), r"5: keys\[1\]\.scopes \[1\] is not one of"),
         (GOOD.replace('"produce"', '"operator"'), r"5: keys\[1\]\.scopes 'operator' covers the whole deployment"),
-        (GOOD.replace('"acme"', '"*"'), r"4: keys\[1\]\.tenant '\*' needs scopes = \[\"observe\"\]"),
+        (GOOD.replace('"acme"', '"*"'), r"4: keys\[1\]\.tenant '\*' is allowed only with scopes = \[\"observe\"\]"),
         (GOOD + 'queues = ["a b"]', r"6: keys\[1\]\.queues 'a b' is not a pattern"),
         (GOOD + "queues = []", r"6: keys\[1\]\.queues \[\] is not an array of 1 to 100"),
         (GOOD + "rate = 0", r"6: keys\[1\]\.rate 0 is not a number of requests a second"),
@@ -119,7 +119,7 @@ def mistakes_of(tmp_path, text):
         ("# keys\nkeys = [\n{ name = 'a b' },\n]", r"2: keys\[1\]\.name 'a b' is not 1 to 64 letters"),
         (
             GOOD + f'[[keys]]\nname = "b"\nsha256 = "{"0" * 64}"\nscopes = ["admin"]',
-            r"6: keys\[2\]\.tenant is missing; either all keys have a tenant or none has",
+            r"6: keys\[2\]\.tenant is missing; give every key a tenant, or no key",
         ),
     ],
 )

@@ -85,7 +85,7 @@ def test_a_damaged_row_is_set_aside_and_the_others_flow(tmp_path: Path) -> None:
     found = serve(copy(data, tmp_path / "served"), [*jobs])
     code, said = check(data)
     assert code == 1
-    assert f"DAMAGED: {len(ROWS)} jobs or places cannot be delivered" in said
+    assert f"DAMAGED: {len(ROWS)} jobs or ranges of jobs cannot be delivered" in said
     again = serve(tmp_path / "served", [*jobs])  # they stay in the file, and are reported again
     assert not any(again.delivered.values())
     for number, what in enumerate(ROWS, 1):
@@ -107,7 +107,7 @@ def test_a_header_that_allows_no_writes(whole: Path, tmp_path: Path) -> None:
     (data / "broker.sqlite").write_bytes(content)
     code, said = check(data)
     assert code == 1
-    assert "the file is damaged: its header has the write version 6, so that SQLite does not write it" in said
+    assert "the file is damaged: its header has the write version 6, so SQLite does not write to it" in said
     found = serve(copy(data, tmp_path / "served"), [])
     assert not found.started
     assert "write version 6" in found.log

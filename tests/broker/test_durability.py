@@ -267,13 +267,13 @@ def test_a_full_disk_makes_it_read_only(tmp_path: Path) -> None:
         stored = _fill(broker)
         client = broker.client()
         assert client.ask(b"status\r\n") == b"READONLY\r\n"
-        broker.wait_for_log(r"read-only: cannot write: .*full")
+        broker.wait_for_log(r"the broker is read-only: cannot write: .*full")
         assert client.get("q/open") == stored[0]
         assert client.get("q/peek") == stored[1]
         assert client.ask(b"confirm q 1\r\n") == b"END\r\n"
         assert client.get("q") == stored[1]
         subprocess.run(["mount", "-o", "remount,size=64m", str(tmp_path / "disk")], check=True)
-        broker.wait_for_log("writing again")
+        broker.wait_for_log("the broker accepts writes again")
         assert client.ask(b"status\r\n") == b"UP\r\n"
         assert client.put("q", b"again") == b"STORED\r\n"
         broker.kill()
@@ -314,7 +314,7 @@ def test_restart_on_a_full_disk(tmp_path: Path, end: str) -> None:
                 pass
         assert os.statvfs(disk).f_bavail == 0
         with BrokerProcess(disk / "data") as broker:
-            assert any("read-only: cannot write: No space left on device" in line for line in broker.log)
+            assert any("the broker is read-only: cannot write: No space left on device" in line for line in broker.log)
             client = broker.client()
             assert client.ask(b"status\r\n") == b"READONLY\r\n"
             for item in stored[:20]:
@@ -322,7 +322,7 @@ def test_restart_on_a_full_disk(tmp_path: Path, end: str) -> None:
                 assert client.ask(b"confirm q 1\r\n") == b"END\r\n"
             assert broker.client().put("q", b"x").startswith(b"SERVER_ERROR cannot write")
             subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
-            broker.wait_for_log("writing again")
+            broker.wait_for_log("the broker accepts writes again")
             assert client.put("q", b"again") == b"STORED\r\n"
             broker.kill()
         with BrokerProcess(disk / "data") as broker:
@@ -340,7 +340,7 @@ def test_files_may_not_grow(tmp_path: Path) -> None:
         assert client.ask(b"status\r\n") == b"READONLY\r\n"
         assert client.get("q/open") == stored[0]
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (hard, hard))
-        broker.wait_for_log("writing again")
+        broker.wait_for_log("the broker accepts writes again")
         assert client.ask(b"confirm q 1\r\n") == b"END\r\n"
         assert client.put("q", b"again") == b"STORED\r\n"
         broker.kill()

@@ -396,7 +396,7 @@ def test_a_disk_that_fills_up_in_the_middle(tmp_path: Path) -> None:
             assert refused.line().startswith(b"SERVER_ERROR cannot write")
             assert client.get("q/open") == b"0"
             assert client.ask(b"confirm q 1\r\n") == b"END\r\n"
-            broker.wait_for_log("writing again")
+            broker.wait_for_log("the broker accepts writes again")
             until(lambda: not parts(data), lambda: f"{parts(data)} parts are left", within_s=60)
             assert client.put("q", b"again") == b"STORED\r\n"
             assert client.put("q", large(2)) == b"STORED\r\n"
@@ -419,7 +419,7 @@ def test_a_file_that_may_not_grow_in_the_middle(tmp_path: Path) -> None:
         assert refused.line().startswith(b"SERVER_ERROR cannot write")
         assert client.get("q/peek") == b"before"
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (hard, hard))
-        broker.wait_for_log("writing again")
+        broker.wait_for_log("the broker accepts writes again")
         until(lambda: not parts(data), lambda: f"{parts(data)} parts are left", within_s=60)
         assert client.put("q", b"again") == b"STORED\r\n"
         assert [client.get("q") for _ in range(3)] == [b"before", b"again", None]
@@ -612,7 +612,7 @@ def test_damage_of_a_large_item(tmp_path: Path) -> None:
         execute(data, statement.format(part=part, item=item, other=other))
     sound = {name: [b"1", b"3"] for name in queues} | {"other": jobs["other"]}
     code, said = check(data)
-    assert (code, f"{len(DAMAGES)} jobs or places cannot be delivered" in said) == (1, True), said
+    assert (code, f"{len(DAMAGES)} jobs or ranges of jobs cannot be delivered" in said) == (1, True), said
     found = serve(copy(data, tmp_path / "served"), [*jobs])
     assert found.delivered == sound
     for name, what in queues.items():
@@ -626,8 +626,8 @@ def test_damage_of_a_large_item(tmp_path: Path) -> None:
 
 EXTRA = {
     "INSERT INTO parts VALUES (77 << 16, x'00')": "there are parts of a large job that no queue holds (number 77)",
-    f"INSERT INTO parts VALUES ({FIRST_PART + 99}, x'00')": "there are parts of a large job behind its end (number 1)",
-    "INSERT INTO unfinished VALUES (1, 12345)": "1 row that names parts of removed jobs cannot be used",
+    f"INSERT INTO parts VALUES ({FIRST_PART + 99}, x'00')": "there are parts beyond the end of a large job (number 1)",
+    "INSERT INTO unfinished VALUES (1, 12345)": "1 row of parts to remove is damaged",
 }
 
 

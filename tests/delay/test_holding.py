@@ -186,7 +186,7 @@ def test_a_foreign_item_is_set_aside(own_broker, caplog):
             assert rig.mover.statistics.unreadable == 1
 
     asyncio.run(work())
-    assert "is set aside" in caplog.text
+    assert "is moved to _kestrel-gateway__delay-unreadable: " in caplog.text
 
 
 def test_policies_hold_on_arrival(own_broker):

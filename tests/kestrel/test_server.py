@@ -337,7 +337,7 @@ def test_each_change_is_one_line_of_the_log(caplog):
     address = asyncio.run(main())
     told = [(record.levelname, record.getMessage()) for record in caplog.records]
     assert [level for level, _ in told] == ["INFO", "WARNING", "INFO"]
-    assert told[1][1].startswith(f"Kestrel at {address} is lost: ")
+    assert told[1][1].startswith(f"Kestrel at {address} is down: ")
     assert told[2][1] == f"Kestrel at {address} is up (2.4.8-SNAPSHOT)"
 
 
@@ -355,7 +355,7 @@ def test_a_server_that_closes_its_last_connection_is_lost_and_tried_again(caplog
 
     asyncio.run(main())
     assert [record.levelname for record in caplog.records] == ["INFO", "WARNING", "INFO"]
-    assert " is lost: " in caplog.records[1].getMessage()
+    assert " is down: " in caplog.records[1].getMessage()
 
 
 def test_refusals_do_not_make_a_server_look_lost(caplog):

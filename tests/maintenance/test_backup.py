@@ -237,5 +237,5 @@ def test_a_damaged_job_is_told(gateway: Running, tmp_path: Path) -> None:
     file.close()
     result = command(tmp_path / "copy", "--data", tmp_path / "data")
     assert result.returncode == 1
-    assert "DAMAGED: 1 job or place" in result.stderr
+    assert "DAMAGED: 1 job or range of jobs" in result.stderr
     assert f"{tmp_path / 'data'} is damaged, and so is its copy {tmp_path / 'copy'}" in result.stderr

@@ -224,7 +224,7 @@ def test_servers_that_answer_and_servers_that_do_not(tmp_path: Path) -> None:
     assert told[0][0] == "error"
     assert told[0][1].startswith("dns:nowhere.invalid:22133: ")
     assert told[1][0] == "warning"
-    assert "is READONLY; PUT /backends/" in told[1][1]
+    assert "is READONLY; set it to up with PUT /backends/" in told[1][1]
     assert told[2] == ("error", f"{frozen.address}: no answer in time")
     assert told[3] == ("error", f"{dead}: Connection refused")
 

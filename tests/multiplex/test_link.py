@@ -180,7 +180,7 @@ def test_a_killed_broker_loses_every_read_and_serves_parked_polls_when_it_is_bac
 
     with caplog.at_level(logging.WARNING):
         asyncio.run(main())
-    assert len([record for record in caplog.records if " is lost: " in record.getMessage()]) == 1
+    assert len([record for record in caplog.records if " is down: " in record.getMessage()]) == 1
 
 
 @undisturbed(0.1)

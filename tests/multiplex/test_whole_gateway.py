@@ -224,5 +224,5 @@ def test_a_killed_broker_ends_every_lease_and_serves_the_polls_when_it_is_back(t
         assert {answer.status for answer in found} == {200}
         settled = [client.ask("POST", f"/leases/{lease}/ack") for lease in leases]
         assert {(answer.status, answer.code) for answer in settled} == {(410, "lease-lost")}
-        assert len(re.findall(r"Kestrel at .* is lost", gateway.log.read_text())) == 1
+        assert len(re.findall(r"Kestrel at .* is down: ", gateway.log.read_text())) == 1
         two.close()

@@ -122,7 +122,9 @@ class Leases:
     async def _nack(self, call: Call, lease_id: str, body: dict[str, Any]) -> LeaseRecord:
         counted = body.get("count", True)
         if not counted and (body.get("position", "head") != "head" or body.get("delay")):
-            raise InvalidBody("count: with false the job goes to the head at once; leave out position and delay")
+            raise InvalidBody(
+                "count: with false the job goes to the head at once; leave out delay and the position tail"
+            )
         await self._check_queue(call, lease_id)
         position = body.get("position") if counted else "head"
         return await self._lease_router.nack(

@@ -68,7 +68,7 @@ class QueueAdmin:
         coverage = call.context.coverage
         if call.query["partial"] == "error" and coverage is not None and coverage.partial:
             answered = f"{coverage.asked} of {counted(coverage.total, 'Kestrel server')} answered"
-            raise BackendUnavailable(f"{answered}; ask again")
+            raise BackendUnavailable(f"{answered}; try again")
         return answer
 
     async def _figures(self, call: Call) -> Answer:

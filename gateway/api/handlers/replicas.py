@@ -48,7 +48,7 @@ class ReplicaEndpoint:
 def _seal(headers: Headers) -> str:
     found = [value for name, value in headers if name == SEAL_HEADER.encode()]
     if len(found) != 1:
-        raise BadFraming("the message must have exactly one seal")
+        raise BadFraming("the message must have exactly one signature")
     return found[0].decode("latin-1")
 
 

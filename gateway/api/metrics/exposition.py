@@ -111,16 +111,21 @@ METRICS: Final = (
     Metric(
         "delayed_jobs_doubled_total", "moves of delayed jobs whose original may still be held, in addition to its copy"
     ),
-    Metric("delayed_jobs_unreadable_total", "items on holding queues that no gateway wrote; they were set aside"),
     Metric(
-        "delayed_jobs_dropped", "delayed jobs that the server has dropped by a limit of its own: an error", ("server",)
+        "delayed_jobs_unreadable_total",
+        "items on holding queues that no gateway wrote; they were moved to a queue of their own",
+    ),
+    Metric(
+        "delayed_jobs_dropped",
+        "delayed jobs that the server has dropped because of a limit in its configuration; must stay 0",
+        ("server",),
     ),
     Metric(
         "http_requests_total",
         "requests, by the class of the answer's status; `none`: no answer, because the client had disconnected",
         ("status",),
     ),
-    Metric("http_problems_total", "answers that are problems, by their code; `rate-limited` is one of them", ("code",)),
+    Metric("http_problems_total", "answers that are problems, by their code", ("code",)),
     Metric(
         "http_request_duration_seconds",
         "time from the head of a request to the end of its answer, with the wait; `none`: unknown path, or no answer",
@@ -135,7 +140,7 @@ METRICS: Final = (
     ),
     Metric(
         "job_wakeup_seconds",
-        "the same, for jobs that were stored while a poll already waited for them",
+        "time that a job waits for its first delivery, for jobs that were stored while a poll already waited for them",
         (),
         SHORT_S,
     ),

@@ -62,7 +62,7 @@ def read(text: str, sort: str) -> Cursor:
     except (ValueError, binascii.Error, struct.error) as exc:
         raise InvalidParameter("cursor: unknown cursor; start again without one") from exc
     if of != mark(sort):
-        raise InvalidParameter(f"cursor: it belongs to another order than sort={sort}; start again without one")
+        raise InvalidParameter(f"cursor: it is for another sort order than sort={sort}; start again without one")
     if len(marks) % MARK_BYTES or not (math.isfinite(at_s) and math.isfinite(value)):
         raise InvalidParameter("cursor: unknown cursor; start again without one")
     ahead = tuple(marks[begin : begin + MARK_BYTES] for begin in range(0, len(marks), MARK_BYTES))

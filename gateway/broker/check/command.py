@@ -122,7 +122,7 @@ def _print_advice(report: Report, directory: Path) -> None:
     damaged = sum(queue.damaged for queue in report.queues)
     missing = sum(queue.missing for queue in report.queues)
     click.echo(
-        f"DAMAGED: {counted(damaged, 'job or place', 'jobs or places', form=',')} cannot be delivered, "
+        f"DAMAGED: {counted(damaged, 'job or range of jobs', 'jobs or ranges of jobs', form=',')} cannot be delivered, "
         f"{counted(missing, 'job is', 'jobs are', form=',')} missing, "
         f"{counted(len(report.errors), 'other error', form=',')}; "
         f"{counted(_total(report), 'job is', 'jobs are', form=',')} sound"

@@ -219,13 +219,13 @@ def _check_parts(report: Report, connection: sqlite3.Connection) -> None:
     with contextlib.suppress(sqlite3.DatabaseError):  # the check of the tree reports the place
         unfinished, damaged = unfinished_rows(connection)
         if damaged:
-            rows = counted(damaged, "row that names", "rows that name")
-            report.errors.append(f"{rows} parts of removed jobs cannot be used: these parts stay in the file")
+            rows = counted(damaged, "row of parts to remove is", "rows of parts to remove are")
+            report.errors.append(f"{rows} damaged: these parts stay in the file")
         references = connection.execute(f"SELECT CAST(data AS BLOB) FROM items WHERE {IS_LARGE}")
         sizes = {found.number: found.size for row in references if (found := unpack(row[0])) is not None}
         for number, size in _stored_parts(connection):
             if number not in unfinished and size > sizes.get(number, 0):
-                what = "of a large job behind its end" if number in sizes else "of a large job that no queue holds"
+                what = "beyond the end of a large job" if number in sizes else "of a large job that no queue holds"
                 report.errors.append(f"there are parts {what} (number {number})")
 
 

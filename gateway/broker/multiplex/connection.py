@@ -66,7 +66,8 @@ class MultiplexedConnection:
             self._reads.budget.greeted(theirs)
         if common is None and theirs is not None:
             log.warning(
-                "a worker with versions %d to %d of the multiplexed protocol uses memcache: this broker has %d to %d",
+                "a worker uses memcache: it speaks versions %d to %d of the multiplexed protocol, this broker "
+                "%d to %d; run the same version of both",
                 theirs.lowest,
                 theirs.highest,
                 ours.lowest,

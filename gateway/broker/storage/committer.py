@@ -245,9 +245,9 @@ class Committer:
         if error is not None:
             self._retry_at = self._loop.time() + RETRY_S
             if self.trouble is None:
-                log.error("read-only: %s", error)
+                log.error("the broker is read-only: %s", error)
         elif self.trouble is not None:
-            log.warning("writing again")
+            log.warning("the broker accepts writes again")
         self.trouble = error
 
     def sweep_chores(self) -> None:

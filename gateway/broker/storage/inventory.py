@@ -106,7 +106,9 @@ def _unfinished(connection: sqlite3.Connection, path: Path) -> list[int]:
         numbers, damaged = [], 1
     if damaged:
         log.error(
-            "%s: some parts of removed items stay in the file: what names them is damaged; %s", path, schema.CHECK
+            "%s: some parts of removed items stay in the file, because the rows that refer to them are damaged; %s",
+            path,
+            schema.CHECK,
         )
     return numbers
 

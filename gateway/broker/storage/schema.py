@@ -147,7 +147,7 @@ def check_header(header: bytes) -> None:
     version = header[-1] if len(header) > _WRITE_VERSION_AT else 0
     if version > _NEWEST_WRITE_VERSION:
         raise SchemaError(
-            f"is damaged: its header has the write version {version}, so that SQLite does not write it; "
+            f"is damaged: its header has the write version {version}, so SQLite does not write to it; "
             "`kestrel-gateway broker check --repair` makes a sound file"
         )
 

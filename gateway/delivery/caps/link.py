@@ -91,7 +91,7 @@ class CapLink:
         except ConnectionError:
             pass  # the supervisor was killed
         except (OSError, ValueError, KeyError):
-            log.exception("the connection to the counter of places failed")
+            log.exception("the connection to the counter of queue limits failed")
 
     def _replied(self, replies: Iterable[CapReply]) -> None:
         for place, reason in replies:

@@ -53,7 +53,7 @@ class CapServer:
         except (OSError, asyncio.CancelledError):
             pass
         except Exception:
-            log.exception("a worker's messages about places cannot be read")
+            log.exception("a worker's messages to the counter of queue limits cannot be read")
         finally:
             del self._writers[holder]
             self._send(self._counter.gone(holder, loop.time()))

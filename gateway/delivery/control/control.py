@@ -216,7 +216,7 @@ class Control:
         except GatewayError as exc:
             log.debug("control queue of %s: %s", followed.member.name, exc)
         except Exception:
-            log.exception("looking at the control queue of %s failed", followed.member.name)
+            log.exception("reading or writing the control queue of %s failed", followed.member.name)
 
     async def _catch_up(self, followed: _Followed) -> None:
         followed.behind += 1

@@ -220,7 +220,7 @@ class DeadLetterJobs:
         if coverage.partial:
             return search.trouble or BackendUnavailable(
                 f"{queue.name!r} has no dead letter {shown} on {coverage.asked} of "
-                f"{counted(coverage.total, 'server')}; the others could not be asked"
+                f"{counted(coverage.total, 'server')}; the other servers did not answer: try again"
             )
         if not search.whole:
             return DeadLetterHeld(

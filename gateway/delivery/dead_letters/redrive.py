@@ -152,7 +152,10 @@ class Redrive:
         if target.is_child and target.key not in merged.queues:
             raise no_subscription(target, merged.coverage)
         if await has_children(self._backend, target.key, merged):
-            raise QueueHasChildren(f"{target.name!r} has subscriptions, and each of them would get the jobs again")
+            raise QueueHasChildren(
+                f"{target.name!r} has subscriptions, and each of them would get the jobs again; move them to another "
+                "queue with `to`"
+            )
         with contextlib.nullcontext() if target.key == queue.key else await self._quota.room(target):
             yield
 

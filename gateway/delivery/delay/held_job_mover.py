@@ -144,6 +144,6 @@ class HeldJobMover:
     async def _set_aside(self, item: bytes, why: str) -> float:
         self.statistics.unreadable += 1
         if (more := self._limited.count("unreadable")) is not None:
-            log.error("an item of a holding queue is set aside on %s: %s%s", self._holding.unreadable_key, why, more)
+            log.error("an item of a holding queue is moved to %s: %s%s", self._holding.unreadable_key, why, more)
         await self._holding.set_aside(item)
         return 0.0

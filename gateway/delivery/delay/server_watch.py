@@ -138,7 +138,7 @@ class ServerWatch:
             log.debug("holding queues of %s: %s", self._server.name, exc)
             self._put_off(unused, PAUSE_S)
         except Exception:
-            log.exception("looking at holding queues failed")
+            log.exception("reading the statistics of holding queues failed")
             self._put_off(unused, PAUSE_S)
         for level in used:
             self._busy.add(level)
@@ -240,8 +240,8 @@ class ServerWatch:
         lost = stats.expired_items + stats.discarded
         if lost > self._losses.get(key, 0):
             log.error(
-                "%s has dropped %s from %s: it has a limit for this queue (maxAge, maxItems with "
-                "discardOldWhenFull); remove it for queues whose names contain %s",
+                "%s has dropped %s from %s because of a limit in its configuration (maxAge, or maxItems with "
+                "discardOldWhenFull); remove that limit for all queues whose names contain %s",
                 self._server.name, counted(lost, "delayed job"), key, INTERNAL,
             )  # fmt: skip
             self._losses[key] = lost

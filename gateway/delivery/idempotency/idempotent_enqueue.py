@@ -102,8 +102,8 @@ class Idempotency:
                 if (more := self._limited.count("entry")) is not None:
                     log.error("the entry of an idempotency key is damaged (queue %r, key %r)%s", *place[1:], more)  # noqa: TRY400
                 raise OutcomeUnknown(
-                    "the record of this Idempotency-Key is damaged, so the gateway cannot know whether its request was "
-                    "stored; use another key to store it"
+                    "the entry of this Idempotency-Key is damaged, so the gateway cannot know whether its request was "
+                    "stored; check whether the jobs are there, and send them with another key if not"
                 ) from exc
             except (sqlite3.Error, UnknownFormatError) as exc:
                 self._log_failure("used", exc)

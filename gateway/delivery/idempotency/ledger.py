@@ -193,7 +193,12 @@ class Ledger:
         excess = file.execute("SELECT count(*) FROM entries").fetchone()[0] - self._limit
         if excess > 0:
             _remove_oldest(file, "state = ?", (EntryState.DONE,), min(excess, SWEEP_ROWS))
-            log.warning("idempotency: above the limit of %d keys; forgetting the %d oldest early", self._limit, excess)
+            log.warning(
+                "idempotency: the limit of %d keys is exceeded by %d, so the oldest are forgotten early; "
+                "raise --max-idempotency-keys",
+                self._limit,
+                excess,
+            )
         if over < SWEEP_ROWS and excess < SWEEP_ROWS:
             self._claims, self._swept_s = 0, time.monotonic()
 

@@ -77,7 +77,7 @@ class CopySafety:
         try:
             return await self._backend.may_have_dropped(*at)
         except Exception:
-            log.exception("asking for the open reads of a queue failed")
+            log.exception("reading the open reads of a queue failed")
             return False
 
     async def _ask(self, key: str) -> str:
@@ -91,7 +91,7 @@ class CopySafety:
         except BackendUnavailable:
             return "unknown"
         except Exception:
-            log.exception("asking for the statistics of a queue failed")
+            log.exception("reading the statistics of a queue failed")
             return "unknown"
         return "ring" if stats.discarded else ""
 

@@ -145,7 +145,7 @@ class KnownQueues:
         except BackendUnavailable:
             return False
         except Exception:
-            log.exception("asking for the names of all queues failed")
+            log.exception("listing the queues failed")
             return False
         finally:
             self._correction = None

@@ -25,7 +25,8 @@ LIFETIME: Final = StreamEnd("lifetime", "the stream has reached its longest life
 UNREAD: Final = StreamEnd("lease-unread", "the lease of a job expired before the client had read the job")
 UNSETTLED: Final = StreamEnd(
     "leases-unsettled",
-    "the client settles no job: as many leases as the window holds, and at least 3, expired in a row",
+    "the client does not settle its jobs: a whole window of leases, at least 3, expired in a row; "
+    "settle each job before its lease ends",
 )
 
 

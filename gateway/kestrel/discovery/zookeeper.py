@@ -142,7 +142,7 @@ class Watch:
                 return False
             found = published(self._members(client, "read"), self._members(client, "write"))
         except (KazooException, KazooTimeoutError) as error:
-            self._say(f"cannot be asked: {type(error).__name__} {error}".rstrip())
+            self._say(f"cannot be queried: {type(error).__name__} {error}".rstrip())
             return False
         if not found.addresses:
             self._say("lists no server")

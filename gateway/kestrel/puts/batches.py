@@ -152,7 +152,7 @@ class Writer:
         except (BackendUnavailable, OutcomeUnknown) as error:
             self._fail(error)
         except Exception:
-            log.exception("a member could not be prepared")
+            log.exception("creating the subscriptions on a server failed")
             self._fail(
                 BackendUnavailable(f"{self._server.address.marked} does not have all subscriptions of the queues yet")
             )

@@ -62,13 +62,16 @@ def disk_of(data: Path, *, embedded: bool = True) -> list[Finding]:
     while not place.exists() and place != place.parent:
         place = place.parent
     if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
-        return [Finding("data", "error", f"{data} is not writable for this user; choose another directory with --data")]
+        return [Finding("data", "error", f"{data} is not writable by this user; choose another directory with --data")]
     size = sum(each.lstat().st_size for each in data.glob("*") if each.is_file()) if data.exists() else 0
     found = [Finding("data", "ok", f"{data} holds {_mib(size)}" if data.exists() else f"{data} does not exist yet")]
     with contextlib.suppress(FileNotFoundError):
         mode = (data / "lease.key").stat().st_mode & 0o777
         if mode & OTHERS:
-            text = f"every user may use {data / 'lease.key'} (mode {mode:04o}), so `serve` does not start; chmod 600 it"
+            text = (
+                f"every user may read or write {data / 'lease.key'} (mode {mode:04o}), so `serve` does not start: "
+                "remove the file, and the next start makes a new one; or chmod 600 it if no other user has read it"
+            )
             found = [Finding("data", "error", text)]
     try:
         refused = data_formats.refused(data, embedded=embedded)
@@ -132,7 +135,7 @@ def _unix_socket(path: str, gateway: Occupant | None) -> Finding:
         else:
             if gateway is None:
                 return Finding("socket", "error", f"{path} is in use by another process; choose another with --listen")
-            return Finding("socket", "ok", f"{path} is served")
+            return Finding("socket", "ok", f"a process listens at {path}, and a gateway uses this data directory")
     if gateway is None:
         return Finding("socket", "ok", f"{path} is free")
     return Finding("socket", "warning", f"{path} is free, so the gateway of this data directory listens elsewhere")

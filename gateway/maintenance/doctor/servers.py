@@ -115,7 +115,7 @@ def _of_server(asked: AskedServer) -> Finding:
         return Finding("server", "error", f"{asked.address}: {asked.error}")
     text = f"{asked.address}: version {asked.version}, answers in {asked.answer_s * 1000:.1f} ms"
     if asked.state.upper() in {"READONLY", "QUIESCENT", "DOWN", "WRITEAVOID"}:
-        advice = "PUT /backends/{backend}/status takes it back into service"
+        advice = "set it to up with PUT /backends/{backend}/status"
         return Finding("server", "warning", f"{text}, is {asked.state.upper()}; {advice}")
     return Finding("server", "ok", text)
 

@@ -251,7 +251,7 @@ class LargeWork:
         try:
             unused = put.join()
         except OverflowError as exc:
-            log.error("a late put is not stored: %s", exc)  # noqa: TRY400 - the reason is enough
+            log.error("an item is not stored: %s", exc)  # noqa: TRY400 - the reason is enough
             put.promise(-1)
             put.fail(None)
             unused = []  # a fanout child may have its item, so the next start deletes the parts
