@@ -54,7 +54,7 @@ class Attempts:
             self._returns.popitem(last=False)
 
     def not_delivered(self, key: str, known_by: str) -> None:
-        """The last return that was counted is none: the job was not delivered."""
+        """Takes back the last return that was counted: the job was not delivered."""
         at = (key, known_by)
         if (left := self._returns.get(at, 0) - 1) > 0:
             self._returns[at] = left

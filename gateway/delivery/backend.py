@@ -15,7 +15,7 @@ class Poll(Protocol):
     """One waiting poll. `cancel` ends it at once from any callback; then `result` returns None.
 
     coverage: how many servers were asked, if the wait ended empty and not all were. `result` raises BackendUnavailable,
-    and TooManyLeases if all servers that could be asked hold as many items as they may.
+    and TooManyLeases or TooManyWaiters if all servers that could be asked have as many items or gets as they may.
     """
 
     @property
@@ -26,7 +26,10 @@ class Poll(Protocol):
 
 
 class Backend(Protocol):
-    """Kestrel, by key. Raises BackendUnavailable, BackendRefused, QueueFull, OutcomeUnknown."""
+    """Kestrel, by key.
+
+    Raises BackendUnavailable, BackendRefused, QueueFull, JobTooLarge, NotSupported, OutcomeUnknown.
+    """
 
     async def put(
         self, key: str, data: bytes, expiry: int = 0, *, ordering_key: str | None = None, duplicates_ok: bool = False

@@ -215,9 +215,8 @@ class QueueMover:
     async def move(self, lease: Lease, disposition: Disposition) -> Moved:
         """Moves the job.
 
-        Raises: QueueDeleted: the job is gone with its queue. LeaseLost: it is back on its queue. For a rejected job
-        also
-        LeaseLost and BackendRefused: it is a dead letter and also back on its queue; OutcomeUnknown: it may be both.
+        Raises: QueueDeleted: the job is gone with its queue. LeaseLost: it is back on its queue. For a rejected job,
+        too: LeaseLost, BackendRefused: it is a dead letter and also back on its queue; OutcomeUnknown: it may be both.
         Cancelled: the job may be in two places, if the caller gives the read back.
         """
         due_ms = await self._due_ms(lease, disposition)

@@ -73,8 +73,8 @@ class PreferredReceiver:
     ) -> Covered[PreferredDelivery | Hold | None]:
         """The next job of the first of the tenant's queues that has one. A queue that is named twice counts once.
 
-        lease_s: the length of a lease of a queue's job. Hold: every queue handed out nothing until the end. room,
-        Raises and Cancelled: as for Receiver.next.
+        lease_s: the length of a lease of a queue's job. Hold: every queue handed out nothing until the end.
+        room, Raises, Cancelled: see Receiver.next.
         """
         until_s = time.monotonic() + timeout_s
         queues = list({queue.key: queue for queue in reversed(queues)}.values())[::-1]

@@ -57,7 +57,7 @@ class Publisher:
         jobs without a delay.
 
         Raises: DelayBeyondExpiry; TooManyQueues; QueueFull, JobTooLarge, BackendUnavailable, BackendRefused;
-        OutcomeUnknown.
+        NotSupported if the item is empty and the server loses or changes such items; OutcomeUnknown.
         Cancelled: the job may or may not be stored.
         """
         if item.due_ms:
@@ -86,7 +86,7 @@ class Publisher:
     ) -> list[GatewayError | None]:
         """Stores jobs in order. Returns one outcome each: None if stored, otherwise an error as from `enqueue`.
 
-        Cancelled: any of them may be stored.
+        Raises: TooManyQueues; BackendUnavailable if no server is known. Cancelled: any of them may be stored.
         """
         if any(item.due_ms for item in items):
             return await self._enqueue_each(queue, items)

@@ -49,7 +49,7 @@ from gateway.leases.limits import LeaseRoom
 from gateway.leases.registry import Registry
 
 PASSING_S = 1.0
-"""How long a poll with a timeout of 0 may skip jobs that are expired or dead."""
+"""How long a poll with a shorter timeout may skip jobs that are expired or dead."""
 
 
 class Delivery(NamedTuple):
@@ -126,8 +126,9 @@ class Receiver:
         at_most_once: the lease is already acked. ahead: an ack that must succeed before a job is taken.
         room: where the lease counts; None: as one more lease of the tenant.
 
-        Raises: what the ack raises; TooManyQueues, TooManyWaiters, TooManyLeases, Draining; BackendUnavailable;
-        OutcomeUnknown if the ack of a job was sent and no answer came: it is not delivered now, and may be gone.
+        Raises: what the ack raises; TooManyQueues, TooManyWaiters, TooManyLeases, Draining; QueueNotFound for a
+        subscription that does not exist; BackendUnavailable; OutcomeUnknown if the ack of a job was sent and no answer
+        came: it is not delivered now, and may be gone.
         Cancelled: no job is held; one whose ack has begun is gone.
         """
         if ahead is not None and not self._may_take_now(queue):
@@ -297,7 +298,8 @@ class Receiver:
         room: see `next`. since_s: the Unix time since which a poll has waited for it; inf: it may have been there
         before.
 
-        Raises: TooManyLeases; the item is back. Cancelled: it is back, or becomes a dead letter.
+        Raises: TooManyLeases; BackendUnavailable if it cannot be known whether the queue is paused; the item is back.
+        Cancelled: it is back, or becomes a dead letter.
         """
         done = read.give_back
         try:

@@ -1,4 +1,4 @@
-"""Commands about leases, and their results, as plain values that travel between workers and replicas. Pure."""
+"""Commands between workers and replicas, most of them about leases, and their results, as plain values. Pure."""
 
 from __future__ import annotations
 
@@ -51,11 +51,11 @@ class Verb(Enum):
 class LeaseCommand:
     """A command for another worker.
 
-    subject: a lease id; a Kestrel key for DROP_QUEUE, END_POLLS, HOLD_PUTS, RELEASE_PUTS and ENSURE_CHILD; empty for
-    COUNT. length_s: for EXTEND; for NACK the delay, 0: by policy, or NO_DELAY or UNCOUNTED; for HOLD_PUTS the
-    longest time; for ACK the number of jobs of a batch, 0: all. position: for NACK, a Place; empty: by policy. reason:
-    for NACK and REJECT; for SETTLE_BATCH the settlement in JSON, for SETTLE_MANY the settlements. Version 0.1.0 accepts
-    no further fields.
+    subject: a lease id; a Kestrel key for DROP_QUEUE, END_POLLS, HOLD_PUTS, RELEASE_PUTS, ENSURE_CHILD and LIST_LEASES;
+    the first lease id for SETTLE_MANY; empty for COUNT. length_s: for EXTEND; for NACK the delay, 0: by policy, or
+    NO_DELAY or UNCOUNTED; for HOLD_PUTS the longest time; for ACK the number of jobs of a batch, 0: all. position: for
+    NACK, a Place; empty: by policy. reason: for NACK and REJECT; for SETTLE_BATCH the settlement in JSON, for
+    SETTLE_MANY the settlements. Version 0.1.0 accepts no further fields.
 
     deadline_s: monotonic, the same clock in every process of one machine; the owner does not begin after it.
     tenant: the tenant of the lease. hops: how often the command was forwarded.

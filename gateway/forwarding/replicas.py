@@ -83,8 +83,10 @@ class Replicas:
 
         Raises:
             LeaseForgotten: the owner is dead.
-            OutcomeUnknown: it did not answer by the command's deadline; it will not begin the command after that.
+            OutcomeUnknown: it did not answer by the command's deadline, and will not begin the command after that; or
+                it sent no usable answer, or closed each connection.
             OwnerUnavailable: it cannot be reached.
+            NotUnderstoodError: an earlier version does not know SETTLE_MANY.
         """
         replica = self._known.get(url)
         if replica is None:
@@ -101,6 +103,7 @@ class Replicas:
 
         Raises:
             Unauthenticated: it was not sealed with a secret of this cluster.
+            OwnerUnavailable: the command is not understood.
         """
         self._seal.check_request(seal, "POST", PATH, body)
         try:

@@ -1,7 +1,7 @@
 """Routes every command about a lease: to this worker's registry, or to the worker that owns the lease.
 
-A command is forwarded to one replica only, the owner's, and there to one worker. It may be sent to that replica twice
-(gateway.forwarding.replicas, rule 2).
+A command is forwarded to one replica only, the owner's, and there to one worker. It is sent again if a connection ended
+without an answer, up to len(PAUSES_S) times in all (gateway.forwarding.replicas, rule 2).
 """
 
 from __future__ import annotations
@@ -264,7 +264,7 @@ class LeaseRouter:
         self.statistics.unanswered += isinstance(outcome, (OutcomeUnknown, OwnerUnavailable, OSError))
 
     async def _execute(self, command: LeaseCommand) -> Result:
-        """Executes a command from another worker or replica."""
+        """Executes a command on this worker's leases, whoever sent it."""
         registry, lease_id = self._registry, command.subject
         match command.verb:
             case Verb.ACK:

@@ -1,6 +1,6 @@
 """Kestrel for the layers above: queues by key, on one server or on several that do not know of each other.
 
-Puts the parts together: the links to the servers, which may change at run time (servers), which server gets a put
+Puts the parts together: the links to the servers, which may change at run time (links), which server gets a put
 (puts), how polls wait (polls), and how answers are merged (broadcast). Knows no HTTP and no leases. It knows
 tenants only to share out gets, items and batches of puts among them.
 
@@ -192,8 +192,9 @@ class Kestrel:
 
         ordering_key: items with the same key go to the same server, and to no other one if that server is down.
         duplicates_ok: if a server got the item and did not answer, another server gets it, too.
-        Raises: QueueFull, JobTooLarge; BackendUnavailable if nothing was sent, BackendRefused if the server refused;
-        OutcomeUnknown if it was sent and no clean answer came. Cancelled: it may be stored.
+        Raises: QueueFull, JobTooLarge; NotSupported if the item is empty and the server loses or changes such items;
+        BackendUnavailable if nothing was sent, BackendRefused if the server refused; OutcomeUnknown if it was sent and
+        no clean answer came. Cancelled: it may be stored.
         """
         await self._placement.put(key, data, expiry, ordering_key, duplicates_ok)
 

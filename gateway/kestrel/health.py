@@ -63,7 +63,7 @@ class ServerView:
     """A server as `/backends` shows it.
 
     server: its name, see Address.name. since: Unix time at which the current state began. leaving: it is no longer a
-    member, but still has open reads. full: it holds as many items for this worker as it may.
+    member, but still has open reads. full: some tenant may have no further item here (ServerRoom, rule 1).
     """
 
     server: str

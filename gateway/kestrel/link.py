@@ -1,7 +1,8 @@
 """The port to one Kestrel server: what the layers above need from it, whatever its protocol.
 
-Placement, polls, coverage and statistics are above this port and exist once. `server.memcache_link.MemcacheLink` is the
-link that speaks the memcache protocol. A link is created once per member and keeps itself connected.
+Placement, polls, coverage and statistics are above this port and exist once. The links are
+`server.memcache_link.MemcacheLink` and `multiplex.link.MultiplexedLink`. A link is created once per member and keeps
+itself connected.
 """
 
 from __future__ import annotations

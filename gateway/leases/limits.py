@@ -27,7 +27,7 @@ class LeaseRoom(Protocol):
 
 
 class LeaseLimits:
-    """Refuses a lease above a limit, with the time until one ends. The registry counts in `shares` and `bytes`.
+    """Refuses a lease above a limit, with the time until one ends. KnownLeases counts in `shares` and `bytes`.
 
     limit, tenant_limit: open leases at a time. limit_bytes: size of their items together. share: the part of limit and
     limit_bytes that one tenant may take. leases: the open ones, by id.

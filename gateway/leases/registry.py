@@ -138,7 +138,8 @@ class Registry:
         upto: only so many jobs of a batch, from the first on; 0: all.
 
         Raises: LeaseConflict, LeaseExpired, LeaseLost, QueueDeleted, LeaseForgotten; OutcomeUnknown; BackendRefused
-        if Kestrel refused just now: the lease is lost and the job is back on its queue.
+        if Kestrel refused just now: the lease is lost and the job is back on its queue; InvalidBody if `upto` is above
+        the number of jobs.
         Cancelled: the settlement continues.
         """
         if (batch := self.leases.batches.get(lease_id)) is not None:
@@ -169,7 +170,8 @@ class Registry:
         reason: str = "",
         counted: bool = True,
     ) -> LeaseRecord:
-        """Gives the job back to the place in the lease's `place`, after `delay_s`; None: by the queue's policy.
+        """Gives the job back to the place `asked`, after `delay_s`; None: by the queue's policy. The record's `place`
+        says where it went.
 
         counted: whether this was an attempt; if not, the job goes to the head.
 

@@ -7,7 +7,9 @@ An item that cannot be stored for a reason of its own is refused alone.
 Invariants
 1. A ticket is settled once, after its half was committed or rolled back, never before.
 2. A batch is filled on the event loop, passed to the writer as a whole, and not touched by the loop until it is back.
-3. Chores (removals without a waiting client, purges, drops) are repeated in the next batch until they succeed.
+3. Chores (removals without a waiting client, purges, drops) that fail with their half are tried again by
+   `Committer.sweep_chores`, once a second, until they succeed. One that fails alone, because of its own row, is logged
+   and given up.
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ class StoredItem:
     """One stored item. Immutable by convention; a plain slotted class because a hundred thousand are made per second.
 
     `added_ms` and `expires_ms` are wall-clock milliseconds; `expires_ms` 0 means never. `checksum`: checksum.of_item;
-    of a large item the complement of its seed, below 0, until the writer has summed it.
+    of an item above SUMMED_BYTES (broker.queues.backlog) the complement of its seed, below 0, until the writer has
+    summed it.
     """
 
     __slots__ = ("added_ms", "checksum", "data", "expires_ms", "id")
@@ -65,7 +68,7 @@ def reference_of(item: StoredItem) -> Reference | None:
 
 
 def _summed(item: StoredItem) -> int:
-    """The checksum of a large item."""
+    """The item's checksum, computed now if it is not yet."""
     if item.checksum < 0:
         item.checksum = of_item(~item.checksum, item.id, item.added_ms, item.expires_ms, item.data)
     return item.checksum
@@ -190,7 +193,7 @@ class Batch:
         self.rows: Row = []  # id, added_ms, expires_ms, data or reference, checksum; id, ...
         self.used: list[int] = []  # the numbers of large items that get their rows
         self.late: list[JoinedPut] = []
-        self.unsummed: list[tuple[int, StoredItem]] = []  # large items, and where their checksums are in `rows`
+        self.unsummed: list[tuple[int, StoredItem]] = []  # where in `rows` the writer puts a checksum, and its item
         self.put_bytes = 0
         self.placed: list[tuple[ItemOwner, StoredItem]] = []
         self.moves: list[tuple[int, int, int, int, int]] = []  # new id, added_ms, expires_ms, checksum, old id
@@ -269,7 +272,7 @@ class Batch:
         self._count(self.put_counts, new.id >> SEQUENCE_BITS, 1, size, 1)
 
     def sum_large(self) -> None:
-        """Computes the checksums of large items. The writer calls it: the loop would stop for long."""
+        """Computes the checksums that the loop left out: it would stop for long. The writer calls it."""
         for at, item in self.unsummed:
             self.rows[at] = _summed(item)
         self.unsummed.clear()

@@ -39,7 +39,8 @@ _ITEM_ERRORS = (
     sqlite3.InterfaceError,
     sqlite3.ProgrammingError,
 )
-"""Errors that a single row can cause, whatever the state of the disk; so can damage at one place of the file."""
+"""Errors that a single row can cause, whatever the state of the disk. Damage at one place of the file counts as such,
+too (`_is_of_one_row`)."""
 
 
 class Database:

@@ -6,7 +6,7 @@ tombstone: it says that the entry was deleted.
 1. Of two entries with the same kind and name the newer one wins. So merging is commutative, associative and idempotent:
    states that are merged in any order are equal in the end.
 2. A writer that replaces an entry writes a later time than the entry has, also if its own clock is behind.
-3. A tombstone is dropped KEPT_S after it was written, and if its kind has more than TOMBSTONES newer ones.
+3. A tombstone is dropped KEPT_S after it was written, and if its kind has TOMBSTONES or more newer ones.
 """
 
 from __future__ import annotations

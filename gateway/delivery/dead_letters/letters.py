@@ -298,7 +298,7 @@ def _merged(servers: Sequence[Sequence[DeadLetter]]) -> list[DeadLetter]:
 
 
 def _died_s(letter: DeadLetter) -> float:
-    """When it died, in Unix seconds; 0 if that is unknown."""
+    """When it became a dead letter, in Unix seconds; 0 if that is unknown."""
     try:
         return instant(letter.dead_at or "")
     except ValueError:

@@ -162,8 +162,8 @@ class Redrive:
     async def one(self, queue: Queue, target: Queue, read: OpenRead, on_job: OnJob | None = None) -> Redriven:
         """Moves one dead letter to the target, or drops it if it has expired. Does not count how many are left.
 
-        Raises: QueueFull, JobTooLarge, BackendUnavailable: it is still a dead letter. OutcomeUnknown: it may be a job,
-        a dead letter or both.
+        Raises: QueueFull, JobTooLarge, BackendUnavailable, and NotSupported if its content is empty and the server
+        loses or changes empty items: it is still a dead letter. OutcomeUnknown: it may be a job, a dead letter or both.
         """
         expired = not await self._put(queue, target, read.data, on_job)
         try:

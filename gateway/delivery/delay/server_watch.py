@@ -7,9 +7,9 @@
    whose worker ended is late by at most FOREIGN_S.
 3. A worker takes its own jobs when they may leave, others' BACKUP_S later, so that workers do not compete for an item.
 4. If a queue has fallen behind, AT_ONCE items are moved at a time, otherwise one after the other.
-5. A head that may leave in more than the time that a job waits there was written by another clock, or before a clock
-   was set back. It is moved onward at once, so that it does not hold up the others. No wait is longer than RECHECK_S,
-   so a clock that was set forward is noticed.
+5. A head that may leave in more than twice the time that a job waits there, plus SKEW_S, was written by another clock,
+   or before a clock was set back. It is moved onward at once, so that it does not hold up the others. No wait is longer
+   than RECHECK_S, so a clock that was set forward is noticed.
 6. A server that accepts no writes while another one does: everything on its holding queues is moved to the other one.
 7. A server that dropped items of a holding queue has a limit there (its maxAge or maxItems, a ring). This is an error
    in the log and a figure.
@@ -211,7 +211,7 @@ class ServerWatch:
 
     async def _move_one(self, key: str) -> float | None:
         """Moves the item at the head; see HeldJobMover.move. None: there was none. Raises BackendUnavailable,
-        OutcomeUnknown."""
+        TooManyLeases, QueueFull, JobTooLarge, OutcomeUnknown."""
         read = await self._server.take(key)
         return None if read is None else await self._mover.move(read)
 

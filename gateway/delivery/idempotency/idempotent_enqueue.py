@@ -71,7 +71,8 @@ class Idempotency:
         """The reply of `store`, from now or from an earlier run; True if it is from an earlier run.
 
         Raises: IdempotencyKeyReused if the earlier run had another fingerprint. IdempotencyInFlight if the first
-        request is not done in time. Unavailable if the ledger cannot be used; nothing was stored. What `store` raises.
+        request is not done in time. Unavailable if the ledger cannot be used; nothing was stored. OutcomeUnknown if the
+        entry is damaged or storing took too long. What `store` raises.
         Cancelled: the jobs may be stored; the next request with this key stores them under the same ids.
         """
         deadline_s = asyncio.get_running_loop().time() + self._wait_s

@@ -4,7 +4,8 @@ Owns the states of an entry. ledger_thread.py runs its transactions. Knows no HT
 
 1. A claim is on disk before its job is sent; an answer is on disk before it is returned.
 2. An entry keeps its seed until it is removed, so a request that takes it over stores the job under the same id.
-3. Only an entry whose job was never sent, or whose time is over, is removed.
+3. An entry is removed if its job was never sent or its time is over, and the oldest DONE entries if there are more
+   than the limit.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ after it has discarded an item, so one that was never full is not recognized; `r
 it. Source: kestrel-wire.md, "Set"; transcript 7 and 16c.
 
 A server lists fanout children only with the queue's own statistics. They may exist before the queue and remain after
-it, so if a server does not have the queue, the names of all queues are read. Source: kestrel-wire.md, "Fanout".
+it, so if a server does not have the queue, the names of all queues are read. Source: kestrel-wire.md, "Set".
 
 A queue may be deleted through another replica, or by a memcache client, while one of its jobs is leased here. A copy
 would bring that job back. `delete` removes open reads, too, so a server that has no open read of the queue does not

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 PAUSE_S: Final = 0.05
 PAUSE_A_QUEUE_S: Final = 0.0005
-"""A correction costs about 20 us per queue, on the loops of a worker and of the embedded broker: 5 % of them."""
+"""A correction costs about 20 us per queue, on the loops of a worker and of the embedded broker: 4 % of them."""
 SOON_S: Final = 0.1
 
 

@@ -18,8 +18,8 @@ log = logging.getLogger(__name__)
 
 FIRST_LOOK_S: Final = 2.0
 LOOK_EVERY_S: Final = 60.0
-MOST_LOGGED: Final = 100
 """The first look comes when servers are connected; later ones are rare, because each costs the names of all queues."""
+MOST_LOGGED: Final = 100
 
 
 class UnreachableQueues:

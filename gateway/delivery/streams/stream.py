@@ -62,8 +62,7 @@ class StreamOutput(Protocol):
 class JobStream:
     """window: of the jobs in it. holder: of their leases.
 
-    keepalive_s: a keepalive line follows so long after the last line.
-
+    keepalive_s: the time from the last line to a keepalive line.
     lifetime_s: the stream ends after it. operator: whether the client may see the addresses of servers. permission:
     raises the error with which the stream ends if the client may not take its jobs any more.
     """

@@ -3,7 +3,7 @@
 Owns one ZooKeeper session. Knows no Kestrel server. Only this module imports kazoo, and only when a set is watched.
 
 1. Both sets are read again each time ZooKeeper reports a change, after every connection, whatever happened to the
-   session and its watches, and when `look` is called. `published` is always the last reading.
+   session and its watches, and when `look` is called. `published` is the last reading that found a server.
 2. While ZooKeeper cannot be reached, and when it lists no server, the last known servers stay, because neither means
    that they are gone. Each case is one line in the log.
 3. The event loop waits for none of this, and no failure of it ends the process.
@@ -30,8 +30,8 @@ SESSION_S = 10.0
 ANSWER_S = 5.0
 """For one answer of a server that is connected: half a session."""
 PATIENCE_S, RETRY_S, RENEW_S = 2.0, 1.0, 60.0
-"""How long the start waits for a first reading; the pause between readings while there is no connection; how long a
-client without a connection is kept before a new one takes its place."""
+"""How long a new client is given to connect before the first reading; the pause between readings while there is no
+connection; how long a client without a connection is kept before a new one takes its place."""
 CLOSE_S = 1.0
 """How long the shutdown waits for kazoo's threads."""
 # kazoo's pauses between its attempts to connect.

@@ -5,7 +5,8 @@
 2. A late answer is one that comes after None. That of a confirm calls the callback again. Others are ignored: the
    operation may have taken effect. An item for an open that nobody waits for goes back at once.
 3. At the end of the connection every open read is lost, and every operation without an answer has an unknown outcome.
-4. The confirms of one turn of the loop go in one frame, behind every open that names one of them.
+4. The confirms of one turn of the loop go in one frame, or in several of MOST_IDS each, behind every open that names
+   one of them.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ from gateway.kestrel.wire.connection import ConnectionLostError
 log = logging.getLogger(__name__)
 
 LARGEST_BYTES = 1 << 32
-"""Of an item: it asks for each, and the broker has a limit."""
+"""The largest item that is accepted: no real limit, because the worker has asked for each item and the broker has a
+limit."""
 _TAKEN_BACK: Final = int(FrameKind.TAKEN_BACK)
 _ITEM: Final = int(FrameKind.ITEM)
 Confirmed: TypeAlias = Callable[[Code | None, str], None]

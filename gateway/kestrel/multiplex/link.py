@@ -45,7 +45,7 @@ from gateway.settings import Settings
 log = logging.getLogger(__name__)
 
 LEAST_BYTES_PER_S: Final = 1 << 20
-"""A large put has this much more time than a small one."""
+"""The slowest accepted rate: a large put has a second more for each of so many bytes."""
 
 
 class MultiplexedLink(MemcacheLink):

@@ -54,8 +54,8 @@ class Candidate(LongPoll):
 
 
 Begin: TypeAlias = Callable[[str, float, float, Callable[[], None]], Candidate]
-"""Begins a poll of the queue with the key for some seconds; 0: it asks each server once. Then for how many seconds it
-waits for silent servers, and what it calls."""
+"""Begins a poll: key, timeout_s (0: it asks each server once), patience_s (how long it waits for silent servers),
+changed (called when it has an item and when it has ended)."""
 
 
 class PreferredPoll:

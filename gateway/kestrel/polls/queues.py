@@ -35,7 +35,8 @@ OFFERS: Final = 2
 class PolledQueues:
     """The queues that are polled. waits: the most per queue and server.
 
-    patience_s: the longest time of a poll that does not wait. loop_time: what tenants use; the ends of waits count.
+    patience_s: the longest time of a poll that does not wait. loop_time: what each tenant uses of the event loop; the
+    handling of waits that end counts.
     """
 
     def __init__(

@@ -2,7 +2,8 @@
 
 Owns one writer per server and the order in which they are tried. Does not know what an item is.
 
-1. An item goes to a server that is up, at random; servers with an overdue answer are tried last.
+1. Servers are tried in random order: first those that are up, then those with an overdue answer or on which puts of
+   the key wait, then those that are not up.
 2. If it was certainly not stored, the next server is tried, within one deadline for all of them. Servers that are not
    up are not tried after a server that is full or whose outcome is unknown. A queue is full if every server that could
    be asked is full.

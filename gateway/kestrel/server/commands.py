@@ -1,7 +1,8 @@
 """Commands to one server: lends the connections of its pool, and runs commands on them.
 
 1. While the server does not answer, nothing is sent: callers share the attempt to connect and its error.
-2. Commands that `run` sends use at most as many connections as the pool keeps; others wait for their turn.
+2. While the server answers, commands that `run` sends use at most `kestrel_pool_size` connections; others wait for
+   their turn.
 """
 
 from __future__ import annotations

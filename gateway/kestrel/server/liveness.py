@@ -39,7 +39,8 @@ AGAIN_S: Final = 1.0
 SOON_S: Final = 0.02
 """The time until the next question after one without an answer, while the server counts as answering."""
 LEAST_PAUSE_S: Final = 0.1
-"""The time between two attempts to connect, however many callers want one."""
+"""The shortest time after a failed attempt before `try_now` starts the next one. The pauses of rule 3 may be shorter at
+first."""
 PING_AFTER_S: Final = 30.0
 """The default quiet time of a connection. Firewalls forget connections after minutes: RFC 5382, REQ-5."""
 PINGS_AT_ONCE: Final = 32

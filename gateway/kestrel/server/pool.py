@@ -89,7 +89,8 @@ class Pool:
         self._open_more()
 
     def empty(self) -> None:
-        """Keeps no connection from now on: released ones are closed. The server closes the idle ones."""
+        """Keeps no connection from now on: released ones are closed. Server closes the idle ones through
+        OpenConnections."""
         self._size = 0
         self.suspend()
 
@@ -102,7 +103,7 @@ class Pool:
                 future.set_exception(_copy(error))
 
     async def close(self, error: BackendUnavailable) -> None:
-        """Stops opening, and refuses waiting callers. The server closes idle connections."""
+        """Stops opening, and refuses waiting callers. Server closes the idle ones through OpenConnections."""
         self.suspend()
         opening = list(self._opening)
         for task in opening:

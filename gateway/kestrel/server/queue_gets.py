@@ -21,8 +21,8 @@ from gateway.kestrel.wire.failures import not_asked
 from gateway.names.namespace import FANOUT
 
 WAIT_S: Final = 1.0
-"""The longest wait. Real Kestrel may not wake a get when an item arrives; the next get finds it. Source:
-kestrel-wire.md, "Lost wake-up"."""
+"""The longest wait on a server with up to WAITS_A_SECOND gets. Real Kestrel may not wake a get when an item arrives;
+the next get finds it. Source: kestrel-wire.md, "Lost wake-up"."""
 WAITS_A_SECOND: Final = 500
 """The most waits that begin in a second, over all queues of a server. With more queues each wait lasts longer."""
 

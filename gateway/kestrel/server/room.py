@@ -34,7 +34,7 @@ class ServerRoom:
         self._on_room = on_room
         self._loop = asyncio.get_running_loop()
         self._short: set[str] = set()  # tenants that were refused because of bytes
-        self._full: set[str] = set()  # tenants that were refused, and have not had room since
+        self._full: set[str] = set()  # tenants that were full or refused, and have had no room since
         self._full_until: dict[str, float] = {}
         self._crowded: set[str] = set()
         self.items = Shares(max_items, share)
@@ -43,7 +43,7 @@ class ServerRoom:
 
     @property
     def full_for_any(self) -> bool:
-        """Whether some tenant was refused and has not had room since."""
+        """Whether some tenant has reached its limit or was refused, and has not had room since."""
         return bool(self._full)
 
     def full(self, tenant: str) -> bool:

@@ -2,7 +2,7 @@
 
 Its parts: `health` (its state, and why), `connections` (those that are open), `commands` (lends connections, and runs
 commands on them), `room` (items and gets by tenant), and a Liveness, which decides when the server is asked, pinged
-and tried again. Does not know queues, polls or other servers.
+and tried again. Knows queues only by `delivers`; knows no polls and no other servers.
 """
 
 from __future__ import annotations

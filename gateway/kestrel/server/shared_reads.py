@@ -2,7 +2,7 @@
 
 1. The server settles the reads of a connection only in the order in which they were opened. So each read is decided, in
    any order, and what is decided up to the first read that is not is sent together: `confirm n` for a run of them, and
-   `abort` for one that goes back. Source: kestrel-wire.md, "Reads".
+   `abort` for one that goes back. Source: kestrel-wire.md, "Reliable reads".
 2. A read whose turn has come is the oldest one that is not decided.
 3. At the end of the connection every read without an answer is back on its queue, or its outcome is unknown if its
    command was sent.

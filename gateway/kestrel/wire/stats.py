@@ -85,7 +85,7 @@ def names_in_stats(lines: Sequence[str]) -> set[str]:
 
 
 def parse_stats(lines: Iterable[str], keys: Iterable[str] = ()) -> dict[str, QueueStats]:
-    """Reads `STAT queue_<name>_<stat> <number>` lines, whose names may contain `_`.
+    """Reads `STAT queue_<name>_<stat> <number>` lines, whose names may contain `_`. Raises ValueError.
 
     A name is a queue's if it has both `items` and `open_transactions`: so `queue_a_total_items` belongs to `a`, unless
     there is a queue `a_total`. keys: only these queues are wanted; others whose names begin like theirs may be

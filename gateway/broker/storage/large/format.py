@@ -1,8 +1,9 @@
 """Large items on disk: in parts, with a reference in place of their bytes. No I/O.
 
 An item above LARGE_BYTES is written in parts, each in a transaction of its own, so that other commits wait for one part
-and not for all of them. The last transaction writes its row in `items`; the parts without it are nothing. The row has a
-reference instead of the bytes, so removing and moving the item are small changes; the parts are deleted afterwards.
+and not for all of them. The last transaction writes its row in `items`; parts without such a row belong to no item. The
+row has a reference instead of the bytes, so removing and moving the item are small changes; the parts are deleted
+afterwards.
 
 parts(id, data)                 id: the number of the reference, and in the lower 16 bits the place of the part.
 unfinished(number, checksum)    the parts of these numbers belong to no item: they are being written or deleted.
