@@ -19,7 +19,7 @@ from gateway.leases.lease import Lease, State
 _HASHED_AT_ONCE: Final = 1 << 20
 """Bytes of an item: 1 to 2 ms."""
 _DONE = frozenset({State.ACKED, State.DROPPED})
-_LEFT_OUR_WAY = frozenset({State.NACKED, State.DELAYED, State.REJECTED, State.EXPIRED})
+_MOVED_BY_SETTLEMENT = frozenset({State.NACKED, State.DELAYED, State.REJECTED, State.EXPIRED})
 
 
 def identity(job_id: str | None, item: bytes) -> str:
@@ -69,5 +69,5 @@ class Attempts:
         """A listener of the registry: counts leases that ended without a settlement that counts the attempt itself."""
         if lease.state in _DONE:
             self.forget(lease.key, lease.known_by)
-        elif lease.settlement is None or lease.state not in _LEFT_OUR_WAY:
+        elif lease.settlement is None or lease.state not in _MOVED_BY_SETTLEMENT:
             self.returned(lease.key, lease.known_by)

@@ -134,7 +134,7 @@ class _Connection:
 
     http: HttpConnection
     ahead_s: float | None = None
-    reaper: asyncio.TimerHandle | None = None
+    idle_timer: asyncio.TimerHandle | None = None
 
 
 class _Replica:
@@ -265,8 +265,8 @@ class _Replica:
     def _take(self) -> _Connection | None:
         while self._idle:
             connection = self._idle.pop()
-            if connection.reaper is not None:
-                connection.reaper.cancel()
+            if connection.idle_timer is not None:
+                connection.idle_timer.cancel()
             if connection.http.usable:
                 return connection
             self._end(connection)
@@ -275,19 +275,19 @@ class _Replica:
     def _put(self, connection: _Connection) -> None:
         if connection.http.usable:
             self._idle.append(connection)
-            connection.reaper = asyncio.get_running_loop().call_later(IDLE_S, self._reap, connection)
+            connection.idle_timer = asyncio.get_running_loop().call_later(IDLE_S, self._idle_too_long, connection)
         else:
             self._end(connection)
 
-    def _reap(self, connection: _Connection) -> None:
+    def _idle_too_long(self, connection: _Connection) -> None:
         with contextlib.suppress(ValueError):
             self._idle.remove(connection)
         self._end(connection)
 
     @staticmethod
     def _end(connection: _Connection) -> None:
-        if connection.reaper is not None:
-            connection.reaper.cancel()
+        if connection.idle_timer is not None:
+            connection.idle_timer.cancel()
         connection.http.abort()
 
 

@@ -68,9 +68,9 @@ class Deadlines:
                 return
             self._timer.cancel()
         self._timer_due_s = due_s
-        self._timer = asyncio.get_running_loop().call_later(max(0.0, due_s - time.monotonic()), self._ring)
+        self._timer = asyncio.get_running_loop().call_later(max(0.0, due_s - time.monotonic()), self._timer_fired)
 
-    def _ring(self) -> None:
+    def _timer_fired(self) -> None:
         self._timer = None
         now_s = time.monotonic()
         try:

@@ -271,7 +271,7 @@ class Batch:
         self._count(self.put_counts, old.id >> SEQUENCE_BITS, -1, -size, 0)
         self._count(self.put_counts, new.id >> SEQUENCE_BITS, 1, size, 1)
 
-    def sum_large(self) -> None:
+    def compute_checksums(self) -> None:
         """Computes the checksums that the loop left out: it would stop for long. The writer calls it."""
         for at, item in self.unsummed:
             self.rows[at] = _summed(item)

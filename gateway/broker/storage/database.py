@@ -101,7 +101,7 @@ class Database:
         If one row can be the cause, each change gets its own transaction, so that only the faulty ones fail. If the
         disk is the cause, the removals are tried alone.
         """
-        batch.sum_large()
+        batch.compute_checksums()
         puts = self._take_reserve() if batch.has_puts else None
         if puts is None:
             try:

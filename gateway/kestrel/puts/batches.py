@@ -64,7 +64,7 @@ class Writer:
         self._server = server
         self._tenant_of = tenant_of
         self._loop = asyncio.get_running_loop()
-        self._lanes: dict[str, _Lane] = {}
+        self._by_tenant: dict[str, _TenantPuts] = {}
         self._leaving = False
 
     @property
@@ -75,7 +75,7 @@ class Writer:
     @property
     def stalled(self) -> bool:
         """Whether an answer is missing for longer than a healthy server would take."""
-        return any(lane.longest_s > STALLED_S for lane in self._lanes.values())
+        return any(of_tenant.longest_s > STALLED_S for of_tenant in self._by_tenant.values())
 
     def put(self, puts: Sequence[Put]) -> asyncio.Future[list[GatewayError | None]]:
         """The outcome of each put when all are known: None if it is stored.
@@ -131,9 +131,9 @@ class Writer:
         """Within the context no put of the key is on its way to the server."""
         self._held[key] += 1
         try:
-            lane = self._lanes.get(self._tenant_of(key))
-            if lane is not None:
-                await lane.settled(key)
+            of_tenant = self._by_tenant.get(self._tenant_of(key))
+            if of_tenant is not None:
+                await of_tenant.settled(key)
             yield
         finally:
             self._held[key] -= 1
@@ -176,10 +176,12 @@ class Writer:
 
     def _add(self, group: _Group) -> None:
         tenant = self._tenant_of(group.key)
-        lane = self._lanes.get(tenant)
-        if lane is None:
-            lane = self._lanes[tenant] = _Lane(self._server, self._loop, lambda: self._lanes.pop(tenant), self._stored)
-        lane.add(group)
+        of_tenant = self._by_tenant.get(tenant)
+        if of_tenant is None:
+            of_tenant = self._by_tenant[tenant] = _TenantPuts(
+                self._server, self._loop, lambda: self._by_tenant.pop(tenant), self._stored
+            )
+        of_tenant.add(group)
 
     async def close(self) -> None:
         """Accepts no more puts, and returns when each has its outcome."""
@@ -188,8 +190,8 @@ class Writer:
             self._preparing.cancel()
             await asyncio.gather(self._preparing, return_exceptions=True)
         self._fail(BackendUnavailable(f"{self._server.address.marked} is no longer used"))
-        while self._lanes:
-            await asyncio.gather(*(lane.next_answer() for lane in self._lanes.values()))
+        while self._by_tenant:
+            await asyncio.gather(*(of_tenant.next_answer() for of_tenant in self._by_tenant.values()))
 
 
 class _Group:
@@ -245,7 +247,7 @@ class _Batch:
         self.left += count
 
 
-class _Lane:
+class _TenantPuts:
     """The puts of one tenant on one server. on_empty: called when no put waits and every answer has come."""
 
     def __init__(
