@@ -220,9 +220,6 @@ class Mover(Protocol):
     def target(self, disposition: Disposition) -> Place:
         """The requested place: by the request itself or by policy."""
 
-    def is_last(self, lease: Lease) -> bool:
-        """Whether this is the job's last attempt, after which it goes to the dead letters."""
-
     async def check(self, lease: Lease, disposition: Disposition) -> None:
         """Raises DelayBeyondExpiry if the job would expire before its delay is over, as far as that can be known."""
 

@@ -66,9 +66,6 @@ class ScriptedMover:
     def target(self, leaving):
         return Place.DEAD if leaving.state is State.REJECTED else leaving.asked or Place.TAIL
 
-    def is_last(self, lease):
-        return self.last
-
     async def check(self, lease, leaving):
         pass
 
