@@ -173,5 +173,6 @@ def in_order(leases: Iterable[Lease], dispositions: Iterable[Disposition]) -> li
 
 
 def _goes_to_head(lease: Lease, disposition: Disposition) -> bool:
-    moves = disposition.state is not State.ACKED and lease.mover is not None
-    return moves and lease.mover is not None and lease.mover.target(disposition) is Place.HEAD
+    if disposition.state is State.ACKED or lease.mover is None:
+        return False
+    return lease.mover.target(disposition) is Place.HEAD
