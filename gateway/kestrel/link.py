@@ -155,8 +155,8 @@ class ServerLink(Protocol):
     async def deletes_idle_queues(self) -> bool:
         """Whether it has deleted queues by itself because they were empty and unused. False if it does not say."""
 
-    async def flush(self, key: str) -> Any:
+    async def flush(self, key: str) -> None:
         """Removes every item that is not set aside. Raises: BackendUnavailable, OutcomeUnknown."""
 
-    async def delete(self, key: str) -> Any:
+    async def delete(self, key: str) -> None:
         """Deletes the queue with its open reads. Raises: BackendUnavailable, OutcomeUnknown."""

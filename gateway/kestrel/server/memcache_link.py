@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Iterator, Sequence
-from typing import Any, Final
+from typing import Final
 
 from pymemcache.exceptions import (
     MemcacheClientError,
@@ -149,13 +149,13 @@ class MemcacheLink(Server):
             return False
         return aged_out not in (None, "0")
 
-    async def flush(self, key: str) -> Any:
+    async def flush(self, key: str) -> None:
         """See ServerLink."""
-        return await self._change(KestrelClient.flush, key)
+        await self._change(KestrelClient.flush, key)
 
-    async def delete(self, key: str) -> Any:
+    async def delete(self, key: str) -> None:
         """See ServerLink."""
-        return await self._change(KestrelClient.drop, key)
+        await self._change(KestrelClient.drop, key)
 
     async def set_status(self, status: Health) -> None:
         """See ServerLink."""
@@ -173,9 +173,9 @@ class MemcacheLink(Server):
         if said is not status:
             raise BackendRefused(f"{self.address.marked} stays {said.value}: an earlier change is still in progress")
 
-    async def _change(self, command: Command, key: str) -> Any:
+    async def _change(self, command: Command, key: str) -> None:
         try:
-            return await self.commands.run(command, key)
+            await self.commands.run(command, key)
         except (ConnectionLostError, MemcacheError) as error:
             raise perhaps_done(error, self.address) from error
 
