@@ -12,7 +12,6 @@ ended.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -251,6 +250,7 @@ class Lease:
     deadline_s: float
     expires_at_s: float
     latest_s: float
+    begun_s: float
     read: OpenRead | None
     mover: Mover | None
     state: State = State.HELD
@@ -259,7 +259,6 @@ class Lease:
     disposition: Disposition | None = None
     place: Place | None = None
     target: Place | None = None
-    begun_s: float = field(default_factory=time.monotonic)
     batch_id: str = ""
 
     def move(self, to: State) -> None:

@@ -119,6 +119,7 @@ class Registry:
             deadline_s=now_s + length_s,
             expires_at_s=time.time() + length_s,
             latest_s=now_s + self._longest_s if self._longest_s else math.inf,
+            begun_s=now_s,
             read=read,
             mover=mover,
         )

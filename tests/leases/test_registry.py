@@ -237,7 +237,7 @@ def test_no_state_leads_back():
     assert all(MOVES[state] <= ends | {State.SETTLING, State.DELAYED} for state in MOVES)
     assert set(OUTCOME_NAMES) == ends
     with pytest.raises(IllegalMoveError, match="cannot go"):
-        Lease("i", "", "q", "k", None, "", 1, 0, 0, 0, None, None, State.ACKED).move(State.HELD)
+        Lease("i", "", "q", "k", None, "", 1, 0, 0, 0, 0, None, None, State.ACKED).move(State.HELD)
 
 
 def test_a_refused_ack_says_so_once_and_the_lease_is_lost():
