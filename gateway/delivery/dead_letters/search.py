@@ -22,14 +22,13 @@ from functools import partial
 from typing import Final, Protocol
 
 from gateway.coverage import Coverage
+from gateway.delivery.dead_letters.redrive import LONGEST_S  # many proxies do not wait longer for a request
 from gateway.errors import Unavailable
 from gateway.leases.lease import OpenRead
 from gateway.queue_stats import QueueStats
 
 SEARCHED: Final = 1000
 SEARCHED_BYTES: Final = 64 << 20
-LONGEST_S: Final = 20.0
-"""As for a redrive: many proxies do not wait longer for a request."""
 
 
 class SearchedServer(Protocol):
