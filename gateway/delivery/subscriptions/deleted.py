@@ -17,10 +17,9 @@ from typing import Any, Final
 
 from gateway.delivery.control.control import Control
 from gateway.delivery.control.entries import EntryKind
+from gateway.delivery.control.state import KEPT_S
 from gateway.errors import BackendUnavailable, OutcomeUnknown
 
-KEPT_S: Final = 30 * 86400
-"""A server that was away for longer brings back what was deleted in the meantime."""
 LEARN_S: Final = 1.0
 MOST: Final = 1000
 """The oldest ones beyond are forgotten."""
