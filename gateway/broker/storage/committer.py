@@ -21,6 +21,7 @@ from gateway.broker.storage.batch import Batch, ItemOwner, Purge, StoredItem, Ti
 from gateway.broker.storage.batch_writer import Outcome
 from gateway.broker.storage.large.work import LargeWork, LatePut, PartThreads
 from gateway.broker.storage.reader import QueueRows, WindowOwner
+from gateway.broker.storage.schema import PROBE
 from gateway.common.histogram import Histogram
 
 log = logging.getLogger(__name__)
@@ -263,7 +264,7 @@ class Committer:
             self.add_checksums(rest)
         self._unchecked_later = []
         if self.trouble is not None and self._loop.time() >= self._retry_at:
-            self.set_meta("probe", "x" * 16384)
+            self.set_meta(PROBE, "x" * 16384)
 
     async def idle(self) -> None:
         """Returns when everything is written."""

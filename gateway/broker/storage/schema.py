@@ -55,7 +55,7 @@ _FORMAT_3: Final = (
 
 STATUSES: Final = frozenset({"UP", "WRITEAVOID", "READONLY", "QUIESCENT"})
 """What `meta` holds under `status`: the names of broker.Status."""
-_PROBE: Final = "probe"
+PROBE: Final = "probe"
 """The key of the row with which a full disk is tried."""
 _WRITE_VERSION_AT: Final = 18
 _NEWEST_WRITE_VERSION: Final = 2
@@ -163,7 +163,7 @@ def settings(connection: sqlite3.Connection) -> tuple[dict[str, str], list[str]]
             faults.append(
                 f"the stored status {value[:40]!r} is damaged; without it the broker starts with the status UP"
             )
-        elif key not in ("status", _PROBE):
+        elif key not in ("status", PROBE):
             faults.append(f"the stored setting {key[:40]!r} is unknown")
         else:
             found[key] = value
