@@ -16,7 +16,8 @@ TWIN_KEY = next(
     key for key in (b"%032d" % n for n in range(10_000)) if sha256(key).digest()[0] == sha256(KEY).digest()[0]
 )
 """Another key that has the same key id."""
-URLS = ["", "http://a", "http://10.0.3.17:8080", "https://[fd00::17]:8443", "http://" + "n" * (LONGEST_INSTANCE - 7)]
+LONGEST_URL = "http://" + "n" * 60 + "." + "n" * (LONGEST_INSTANCE - 68)
+URLS = ["", "http://a", "http://10.0.3.17:8080", "https://[fd00::17]:8443", LONGEST_URL]
 
 
 @pytest.mark.parametrize("url", URLS, ids=len)
