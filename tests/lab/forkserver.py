@@ -8,11 +8,10 @@ arguments, descriptors, environment, limits and signal mask that `subprocess.Pop
 started like this starts its broker and its workers in the same way. Only the imports are not repeated.
 
 A command that does not run a module or a script with this very Python is executed as usual, and so is every command as
-long as `enabled` is false. Tests of the start itself use `subprocess.Popen`.
+long as `enabled` is false or CLONE does not know the machine. Tests of the start itself use `subprocess.Popen`.
 
-How: the fork server forks a process that forks again and exits. The second process is an orphan, and the system gives
-it to the nearest ancestor that adopts orphans (prctl(2), PR_SET_CHILD_SUBREAPER): the caller. A supervisor gets a fork
-server of its own, as a child whose command line is SERVER.
+How: the fork server is a child of the caller, and makes siblings of itself (clone(2), CLONE_PARENT), which are children
+of the caller, too. A supervisor gets a fork server of its own, as a child whose command line is SERVER.
 """
 
 from __future__ import annotations
@@ -25,6 +24,7 @@ import importlib
 import inspect
 import json
 import os
+import platform
 import resource
 import runpy
 import signal
@@ -77,7 +77,8 @@ USUAL: Final = {
 """A start that has something else here is not forked."""
 ORDER_BYTES: Final = 1 << 17
 ARGUMENT_BYTES: Final = 4096
-PR_SET_CHILD_SUBREAPER: Final = 36  # Source: sys/prctl.h
+CLONE: Final = {"aarch64": 220, "x86_64": 56}.get(platform.machine())  # Source: asm/unistd.h
+CLONE_PARENT: Final = 0x8000  # Source: linux/sched.h
 
 
 class ForkedProcess(subprocess.Popen[AnyStr]):
@@ -87,7 +88,8 @@ class ForkedProcess(subprocess.Popen[AnyStr]):
 
     def _execute_child(self, *given: Any) -> None:
         asked: dict[str, Any] = dict(zip(PARAMETERS, given, strict=True))
-        order = _order(asked["args"]) if self.enabled and USUAL.items() <= asked.items() else None
+        possible = self.enabled and CLONE is not None and USUAL.items() <= asked.items()
+        order = _order(asked["args"]) if possible else None
         if order is None:
             super()._execute_child(*given)  # type: ignore[misc] # the stubs leave it out
             return
@@ -160,17 +162,8 @@ class ForkServer:
     def fork(self, order: Mapping[str, Any], descriptors: list[int]) -> int:
         """Starts a process, which is a child of this one. Returns its pid."""
         with self._one_at_a_time:
-            _adopt_orphans(yes=True)
-            try:
-                socket.send_fds(self._connection, [json.dumps(order).encode()], descriptors)
-                return int(self._connection.recv(20))
-            finally:
-                _adopt_orphans(yes=False)
-
-
-def _adopt_orphans(*, yes: bool) -> None:
-    if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, int(yes), 0, 0, 0):
-        raise OSError(ctypes.get_errno(), "prctl")
+            socket.send_fds(self._connection, [json.dumps(order).encode()], descriptors)
+            return int(self._connection.recv(20))
 
 
 # The server
@@ -184,22 +177,27 @@ def _serve(connection: socket.socket) -> tuple[dict[str, Any], list[int]]:
         content, descriptors, _, _ = socket.recv_fds(connection, ORDER_BYTES, 64)
         if not content:
             os._exit(0)
-        reading, writing = os.pipe()
-        first = os.fork()
-        if first == 0:
-            first = os.getpid()
-            second = os.fork()
-            if second == 0:
-                while os.getppid() == first:  # until it is an orphan, whose parent is the caller
-                    os.sched_yield()
-                connection.close()
-                return json.loads(content), descriptors
-            os.write(writing, b"%d" % second)
-            os._exit(0)
-        os.waitpid(first, 0)
-        connection.send(os.read(reading, 20))
-        for each in (reading, writing, *descriptors):
+        pid = _fork_sibling()
+        if pid == 0:
+            connection.close()
+            return json.loads(content), descriptors
+        connection.send(b"%d" % pid)
+        for each in descriptors:
             os.close(each)
+
+
+def _fork_sibling() -> int:
+    """Like os.fork(), but the new process is a child of this one's parent. This one has a single thread."""
+    python = ctypes.PyDLL(None, use_errno=True)
+    python.PyOS_BeforeFork()
+    pid: int = python.syscall(CLONE, CLONE_PARENT, 0, 0, 0, 0)
+    if pid == 0:
+        python.PyOS_AfterFork_Child()
+        return 0
+    python.PyOS_AfterFork_Parent()
+    if pid == -1:
+        raise OSError(ctypes.get_errno(), "clone")
+    return pid
 
 
 def _become(order: Mapping[str, Any], descriptors: list[int]) -> None:
