@@ -15,6 +15,7 @@ import yaml
 from gateway import cli
 from gateway.process.supervisor import BROKER_END_S, END_S
 from gateway.settings import Settings
+from tests.lab.yaml_text import SafeLoader
 
 FOLDER = Path(__file__).resolve().parents[2] / "deploy" / "kubernetes"
 FILES = sorted(path for path in FOLDER.rglob("*.yaml") if path.name != "kustomization.yaml")
@@ -25,7 +26,7 @@ OF_OTHERS = {"ServiceMonitor"}
 def documents() -> Iterator[tuple[str, dict[str, Any]]]:
     """Every object, with its file's name."""
     for path in FILES:
-        for each in yaml.safe_load_all(path.read_text()):
+        for each in yaml.load_all(path.read_text(), SafeLoader):
             yield str(path.relative_to(FOLDER)), each
 
 
