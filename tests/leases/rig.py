@@ -13,10 +13,13 @@ from gateway.config.policies import Policies, Policy, Table
 from gateway.delivery.caps.caps import Caps
 from gateway.delivery.caps.link import CapLink
 from gateway.delivery.control.control import Control
+from gateway.delivery.dead_letters.inspection import DeadLetterAdmin
+from gateway.delivery.dead_letters.letters import DeadLetterJobs, search_turns
 from gateway.delivery.dead_letters.redrive import Redrive, Redriven, RedriveOrder
 from gateway.delivery.delay.held_job_mover import HeldJobMover
 from gateway.delivery.delay.holding import HoldingQueues
 from gateway.delivery.delay.watch import DelayedJobs
+from gateway.delivery.figures.head_ages import HeadAges
 from gateway.delivery.moves import Moves
 from gateway.delivery.pause import Pauses
 from gateway.delivery.poll_limits import PollLimits
@@ -62,14 +65,14 @@ class Rig:
         )
         quota = Quota(kestrel, KnownQueues(kestrel, self.catalog, Turns()), 1000)
         self.holding = HoldingQueues(kestrel, namespace, "worker")
-        self.delayed = DelayedJobs(
-            kestrel.each_member, self.holding, HeldJobMover(kestrel, self.catalog, quota, self.holding)
-        )
+        self.mover = HeldJobMover(kestrel, self.catalog, quota, self.holding)
+        self.delayed = DelayedJobs(kestrel.each_member, self.holding, self.mover)
         self.moves = Moves(kestrel, self.catalog, self.holding, tasks, max_attempts=25)
         polls = PollLimits(100, tenant_limit=100, queue_limit=100)
         self.control = Control(kestrel.each_member, "_kestrel-gateway__control", eager=True)
         self.pauses = Pauses(self.control, self.catalog, polls)
-        self.caps = Caps(CapLink(Path("/nonexistent")), self.catalog)
+        self.cap_link = CapLink(Path("/nonexistent"))
+        self.caps = Caps(self.cap_link, self.catalog)
         self.receiver = Receiver(
             kestrel,
             self.registry,
@@ -111,6 +114,13 @@ class Rig:
     async def redrive_one(self, queue: Queue, letter: OpenRead) -> Redriven:
         """Moves this dead letter back."""
         return await self._redrive.one(queue, queue, letter)
+
+    def dead_letters(self) -> DeadLetterJobs:
+        """One by one, of any queue."""
+        members, turns = self.kestrel.each_member, Turns()
+        admin = DeadLetterAdmin(self.kestrel, HeadAges(members, lambda _: True, turns))
+        one_by_one = search_turns(self.cap_link)
+        return DeadLetterJobs(members, admin, self._redrive, self.tasks, one_by_one, payload_bytes=1 << 20)
 
     async def open_reads(self, name: str) -> int:
         stats = (await self.kestrel.queue_stats(name)).queues.get(name)
