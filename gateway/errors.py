@@ -285,6 +285,9 @@ class QueueDeleted(GatewayError):
     status = 410
     title = "The lease's queue was deleted"
 
+    def __init__(self, detail: str = "the queue was deleted, and the job with it") -> None:
+        super().__init__(detail)
+
 
 class LeaseForgotten(GatewayError):
     code = "outcome-unknown"

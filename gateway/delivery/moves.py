@@ -310,7 +310,7 @@ def job_of(queue: Queue, read: OpenRead) -> Job:
 def _held(lease: Lease) -> OpenRead:
     """The open read of the lease. Raises QueueDeleted if the lease has ended, which only a deletion can cause."""
     if lease.read is None:
-        raise QueueDeleted("the queue was deleted, and the job with it")
+        raise QueueDeleted
     return lease.read
 
 

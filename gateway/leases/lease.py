@@ -292,7 +292,7 @@ def settlement_error(state: State, wanted: State) -> GatewayError | None:
     if state is State.EXPIRED:
         return LeaseExpired("the lease expired, and the job is back on its queue")
     if state is State.DROPPED:
-        return QueueDeleted("the queue was deleted, and the job with it")
+        return QueueDeleted()
     if state is State.LOST:
         return LeaseLost("the connection to Kestrel was lost, and the job is back on its queue")
     if state is State.RETURNED:

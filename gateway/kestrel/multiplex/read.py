@@ -25,7 +25,6 @@ MOST_BYTES: Final = (1 << 32) - 1
 """Of one open: the field has four bytes."""
 _CONNECTION_LOST = "the connection that held the job was lost; the job is back on its queue"
 _TAKEN_BACK = "Kestrel no longer held the job, so it is back on its queue"
-_DELETED = "the queue was deleted, and the job with it"
 
 
 class MultiplexedRead(ReadOfServer):
@@ -84,7 +83,7 @@ class MultiplexedRead(ReadOfServer):
         try:
             held = await self.check()
         except QueueDeleted as error:
-            raise LeaseLost(_DELETED) from error
+            raise LeaseLost(error.detail) from error
         if not held:
             raise LeaseLost(_TAKEN_BACK)
 
@@ -236,7 +235,7 @@ class MultiplexedRead(ReadOfServer):
     def _ended(self) -> LeaseLost | QueueDeleted:
         """Why the item is no longer set aside."""
         if self._deleted:
-            return QueueDeleted(_DELETED)
+            return QueueDeleted()
         return LeaseLost(_CONNECTION_LOST if self._channel.closed else _TAKEN_BACK)
 
     def _begin(self) -> None:

@@ -78,7 +78,7 @@ class PinnedRead(ReadOfServer):
         if counts.given_back:
             return False
         self.give_back()
-        raise QueueDeleted("the queue was deleted, and the job with it")
+        raise QueueDeleted
 
     async def confirm(self) -> None:
         """Removes the item for good; the server has confirmed it. The connection is back in the pool.

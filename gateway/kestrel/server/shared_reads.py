@@ -230,7 +230,7 @@ class SharedReads:
         if counts.given_back:
             return False
         self._connection.close(ConnectionLostError("the queue was deleted", ours=True))
-        raise QueueDeleted("the queue was deleted, and the job with it")
+        raise QueueDeleted
 
     async def turn(self, read: SharedRead) -> None:
         """See rule 2; also returns at the end of the connection."""
