@@ -84,7 +84,8 @@ def put(
         raise click.UsageError(f"the job is given twice, as TEXT and as --file {file}; give only one of them")
     if not lines:
         options.refuse_unused("without --lines", "skip")
-    chosen = {name: value for name, value in (("ttl", ttl), ("delay", delay), ("at", at)) if value is not None}
+    given = (("ttl", _typed(ttl)), ("delay", _typed(delay)), ("at", at))
+    chosen = {name: value for name, value in given if value is not None}
     headers = {"Ordering-Key": ordering_key} if ordering_key else {}
     if lines:
         if text is not None or content_type or as_json:
@@ -214,7 +215,7 @@ def nack(lease: str, *, head: bool, delay: float | None, reason: str | None, api
     """Give the job of LEASE back to its queue for another attempt."""
     if head and delay:
         raise click.UsageError("--head means at once, and --delay later; give only one of them")
-    _settle(api, lease, "nack", {"position": "head" if head else None, "delay": delay, "reason": reason})
+    _settle(api, lease, "nack", {"position": "head" if head else None, "delay": _typed(delay), "reason": reason})
 
 
 @click.command()
@@ -232,8 +233,13 @@ def reject(lease: str, *, reason: str | None, api: GatewayApi) -> None:
 @options.calls
 def extend(lease: str, seconds: float, *, api: GatewayApi) -> None:
     """Make LEASE end SECONDS from now, and print that time."""
-    answer = api.call("POST", f"{_lease_path(lease)}/extend", json={"lease_seconds": seconds})
+    answer = api.call("POST", f"{_lease_path(lease)}/extend", json={"lease_seconds": _typed(seconds)})
     click.echo(answer.json()["expires_at"])
+
+
+def _typed(seconds: float | None) -> float | None:
+    """Whole seconds as an int, so that a message of the gateway shows what was typed."""
+    return int(seconds) if seconds is not None and seconds.is_integer() else seconds
 
 
 def _settle(api: GatewayApi, lease: str, how: str, body: dict[str, Any] | None) -> None:

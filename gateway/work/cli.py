@@ -185,6 +185,10 @@ def work(
         if given[name] > LONGEST_DELAY_S:
             flag = "retry-delay" if name == "first_s" else "max-retry-delay"
             raise click.UsageError(f"{flag}: {given[name]:.15g} is above the maximum of {LONGEST_DELAY_S:.15g} seconds")
+    if given["first_s"] > given["longest_s"]:
+        raise click.UsageError(
+            f"retry-delay: {given['first_s']:.15g} is above --max-retry-delay, which is {given['longest_s']:.15g}"
+        )
     if given["wait_s"] > _DEFAULT_WAIT_S:
         _check_wait(address, given["wait_s"])
     import asyncio  # noqa: PLC0415 (`--help` stays quick)

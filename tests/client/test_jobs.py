@@ -249,6 +249,8 @@ def test_a_gateway_that_is_away_is_tried_again():
         (["work", "a/b", "--max-time", "1", "--exec", "true"], 2, "'a/b': a name may not contain '/'"),
         (["extend", "A" * 60, "-1"], 2, "'-1' is not a number of seconds"),
         (["put", "q", "x", "--ttl", "soon"], 2, "'soon' is not a number of seconds"),
+        (["put", "q", "x", "--ttl", "0"], 1, "ttl: 0 is not between"),
+        (["put", "q", "x", "--delay", "99999999"], 1, "delay: 99999999 is not between"),
     ],
 )
 def test_exit_codes(command: Commands, arguments: list[str], code: int, message: str):

@@ -450,6 +450,7 @@ def test_a_lease_that_is_lost_is_reported(start: Start, put: Put, queue: str, ht
             ["q", "--max-retry-delay", "2592001", "--exec", "true"],
             "2592001 is above the maximum of 2592000 seconds",
         ),
+        (["q", "--retry-delay", "600", "--exec", "true"], "600 is above --max-retry-delay, which is 300"),
         (["q", "--reject-on", "200", "--to", "http://x"], "'200' is not a status from 400 to 599"),
     ],
 )
