@@ -19,7 +19,7 @@ fail() {
   exit 1
 }
 
-# request CURL-ARGUMENTS...: runs curl and keeps the answer for the functions below.
+# request CURL-ARGUMENTS...: runs curl and keeps the answer: its status in STATUS, its body, up to a zero byte, in BODY.
 request() {
   printf '$ curl'
   for argument in "$@"; do
@@ -31,7 +31,8 @@ request() {
   printf '\n'
   : >"$FILES/body"
   STATUS=$(curl -sS --max-time 60 -D "$FILES/head" -o "$FILES/body" -w '%{http_code}' "$@")
-  printf '%s  %s\n\n' "$STATUS" "$(head -c 300 "$FILES/body" | tr -d '\0')"
+  IFS= read -r -d '' BODY <"$FILES/body" || true
+  printf '%s  %s\n\n' "$STATUS" "${BODY:0:300}"
 }
 
 expect_status() {
@@ -40,17 +41,17 @@ expect_status() {
 
 # expect_in_body TEXT: the answer's body holds this very text.
 expect_in_body() {
-  grep -qF -- "$1" "$FILES/body" || fail "the body should hold $1"
+  [[ $BODY == *"$1"* ]] || fail "the body should hold $1"
 }
 
 # header NAME: that header of the answer.
 header() {
-  tr -d '\r' <"$FILES/head" | awk -v name="$1" -F': ' 'tolower($1) == tolower(name) { print substr($0, length($1) + 3) }'
+  awk -v name="$1" -F': ' 'tolower($1) == tolower(name) { sub(/\r$/, ""); print substr($0, length($1) + 3) }' "$FILES/head"
 }
 
 # member NAME: the first string of that name in the answer's JSON; enough for these examples, no JSON parser.
 member() {
-  grep -o "\"$1\":\"[^\"]*\"" "$FILES/body" | head -n 1 | cut -d '"' -f 4
+  [[ $BODY =~ \"$1\":\"([^\"]*)\" ]] && printf '%s\n' "${BASH_REMATCH[1]}"
 }
 
 # given_a_job [BODY]: what an example needs to be there before it starts.
