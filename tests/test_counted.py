@@ -29,8 +29,9 @@ NOUNS = frozenset(
 )
 PLURAL = rf"({'|'.join(sorted(NOUNS))})\b"
 AFTER_A_NUMBER = re.compile(rf"%d( [a-z-]+)? {PLURAL}|\w\(s\)")
-SUSPECT = re.compile(rf"%d|\(s\)|\}}[^{{}}]*?\b{PLURAL}")
-"""A module without it has no such message, and is not parsed: that takes most of the time."""
+SUSPECT = re.compile(rf"\(s\)|(?:%d|\}})[\"' ]\s*(?:\S+\s+){{0,4}}?\S*\b{PLURAL}")
+"""A number, and a plural among the next three words, also if the string ends between them. A module without it has no
+such message, and is not parsed: that takes most of the time."""
 ALLOWED = {
     # A constant above 1.
     "CHUNK_FRAMING_BYTES",
