@@ -11,6 +11,7 @@ import functools
 import math
 import random
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 
@@ -104,7 +105,10 @@ def _home(key: str, servers: range) -> int:
     return max(servers, key=lambda server: blake2b(f"{server}\0q\0{key}".encode(), digest_size=16).digest())
 
 
-def report() -> str:
+SERVERS = (3, 8)
+
+
+def report(numbers_of_servers: Sequence[int] = SERVERS) -> str:
     """Both tables, as markdown."""
     rng = random.Random(SEED)
     lines = [
@@ -123,7 +127,7 @@ def report() -> str:
         "| distribution | servers | fullest | emptiest | fullest after a loss | refused after a loss |",
         "|---|---:|---:|---:|---:|---:|",
     ]
-    for servers in (3, 8):
+    for servers in numbers_of_servers:
         cases = [
             spread("at random", servers, 200_000, rng),
             spread("10,000 ordering keys", servers, 200_000, rng, keys=10_000),

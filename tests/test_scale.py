@@ -1,14 +1,15 @@
 """docs/scale.md shows what the simulation says, and the simulation chooses as the client does."""
 
-from bench.scale import BROKER_US, GATEWAY_JOBS_S, GATEWAY_US, KESTREL_JOBS_S, _home, plan, report
+from bench.scale import BROKER_US, GATEWAY_JOBS_S, GATEWAY_US, KESTREL_JOBS_S, SERVERS, _home, plan, report
 from gateway.kestrel.address import Address
 from gateway.kestrel.puts.placement import weight
+from tests.lab.examples import some
 
 
 def test_the_tables_are_the_simulation_s(root):
-    """Run again it says the same, and that is what the page has."""
+    """Run again it says the same, and that is what the page has; on a developer's machine, its first rows."""
     page = (root / "docs" / "scale.md").read_text()
-    for table in report().split("\n\n"):
+    for table in report(some(SERVERS)).split("\n\n"):
         assert table in page
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from gateway.http.lingering import LINGER_S
 from gateway.http.state import DISCARDED_A_SECOND
+from tests.lab.examples import some
 from tests.process.serving import Server, problem, serving
 
 GET = b"GET /echo HTTP/1.1\r\nHost: a\r\n"
@@ -133,7 +134,7 @@ def test_bad_requests_get_a_problem_and_the_end(name: str) -> None:
     serving(test)
 
 
-@pytest.mark.parametrize("name", BAD)
+@pytest.mark.parametrize("name", some([*BAD]))
 def test_an_upgrade_changes_no_refusal(name: str) -> None:
     """What is a 400 stays one where the request also asks for another protocol."""
 
