@@ -91,8 +91,8 @@ JOBS = {
     ("expiry", "listed"): 8,
     ("expiry", "grown"): 8,
 }
-"""How many fail at once. Chance decides about the times of those whose delay grows. Three of each job are looked at: half
-as much jitter again goes below the bound one time in six, so that 48 times show it."""
+"""How many fail at once. Chance decides about the times of those whose delay grows. Three of each job are seen: half as
+much jitter again goes below the bound one time in six, which 48 times show."""
 
 
 @pytest.fixture(scope="module")

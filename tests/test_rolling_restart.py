@@ -17,7 +17,7 @@ from tests.lab.waiting import until
 from tests.leases.cluster import Cluster, clustered
 
 PRODUCERS, CONSUMERS = 2, 4
-PAUSE_S = WORK_S = 0.1
+PAUSE_S = WORK_S = 0.2
 """The longest pause before an enqueue, and the longest work on a job: at any moment some jobs are under lease, and two
 cores, of which a job takes 13 ms in all, are not busy with the load."""
 ACKED = 20
@@ -114,7 +114,7 @@ def test_a_rolling_restart_loses_and_repeats_nothing(tmp_path: Path, workers: st
                 before = len(load.acked)
                 until(lambda before=before: len(load.acked) > before + ACKED)  # type: ignore[misc]
                 replica.process.send_signal(signal.SIGTERM)
-                # Leases of 0.1 s hold up the drain no longer than they last. The grace is a minute.
+                # Leases of 0.2 s hold up the drain no longer than they last. The grace is a minute.
                 assert replica.process.wait(30) == 0, replica.log.read_text()
                 replica.start()
             load.stop_producing()
