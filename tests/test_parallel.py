@@ -22,7 +22,7 @@ GOOD = """
 def of_the_file():
     yield
     note(__name__ + " ends")
-@pytest.mark.parametrize("number", range(5))
+@pytest.mark.parametrize("number", range(3))
 def test_it(number, tmp_path):
     note(f"{__name__} {number}")
 """
@@ -87,14 +87,14 @@ def forked_pytest(arguments: list[str], folder: Path, output: Path) -> int:
 
 def test_each_file_is_run_by_one_process_and_the_lonely_ones_last(run: Run) -> None:
     """In its order, and the fixtures of the file end in the same process; no process works beside `alone`."""
-    code, output, noted = run({f"f{number}": GOOD for number in range(5)} | {"a": ALONE})
-    assert (code, re.findall(r"\d+ passed", output)) == (0, ["26 passed"])
+    code, output, noted = run({f"f{number}": GOOD for number in range(4)} | {"a": ALONE})
+    assert (code, re.findall(r"\d+ passed", output)) == (0, ["13 passed"])
     assert noted[-1][0] == "alone"
-    for number in range(5):
+    for number in range(4):
         of_file = [each for each in noted if each[0].startswith(f"test_f{number} ")]
-        assert [what for what, _ in of_file] == [f"test_f{number} {each}" for each in (*range(5), "ends")]
+        assert [what for what, _ in of_file] == [f"test_f{number} {each}" for each in (*range(3), "ends")]
         assert len({pid for _, pid in of_file}) == 1
-    assert len(noted) == 5 * 6 + 1
+    assert len(noted) == 4 * 4 + 1
     assert 1 < len({pid for _, pid in noted}) <= 4
 
 
@@ -104,8 +104,8 @@ def test_failures_are_told_and_so_is_a_worker_that_dies(run: Run) -> None:
     assert code == 1
     assert "what it said" in output
     assert "the worker ended with -9; the rest of the file did not run" in output
-    assert re.findall(r"\d+ \w+(?=[, ])", output.splitlines()[-1]) == ["2 failed", "5 passed"]
-    assert len(noted) == 6
+    assert re.findall(r"\d+ \w+(?=[, ])", output.splitlines()[-1]) == ["2 failed", "3 passed"]
+    assert len(noted) == 4
     assert "never" not in {what for what, _ in noted}
 
 

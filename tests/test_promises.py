@@ -108,7 +108,7 @@ def body(number: int) -> tuple[bytes, str | None]:
     return chance.randbytes(size), None
 
 
-@pytest.mark.parametrize("jobs", [examples(300), pytest.param(JOBS, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("jobs", [examples(150), pytest.param(JOBS, marks=pytest.mark.slow)])
 def test_jobs_come_back_unchanged_exactly_once(tmp_path, jobs):
     """Random bodies of every kind through HTTP: each is delivered once, byte for byte, and then the queue is empty."""
     sent: dict[str, int] = {}

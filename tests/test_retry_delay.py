@@ -88,8 +88,8 @@ LATE_S = 20
 JOBS = {
     ("nack", "listed"): examples(20, fewest=8),
     ("nack", "grown"): examples(48, fewest=16),
-    ("expiry", "listed"): 8,
-    ("expiry", "grown"): 8,
+    ("expiry", "listed"): examples(8, fewest=4),
+    ("expiry", "grown"): examples(8, fewest=4),
 }
 """How many fail at once. Chance decides about the times of those whose delay grows. Three of each job are seen: half as
 much jitter again goes below the bound one time in six, which 48 times show."""

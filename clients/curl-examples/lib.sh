@@ -8,7 +8,8 @@
 set -euo pipefail
 
 GATEWAY=${GATEWAY:-http://127.0.0.1:8080}
-QUEUE=curl-$(basename "$0" .sh)-$$-$RANDOM
+NAME=${0##*/}
+QUEUE=curl-${NAME%.sh}-$$-$RANDOM
 FILES=$(mktemp -d)
 trap 'curl -s -o /dev/null --max-time 5 -X DELETE "$GATEWAY/queues/$QUEUE" || true; rm -rf "$FILES"' EXIT
 

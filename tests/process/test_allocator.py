@@ -12,7 +12,7 @@ async def main():
     returning = asyncio.create_task(allocator.return_free_memory())
     await asyncio.sleep(0)
     before = allocator._resident_bytes()
-    pieces = [b"x" * 100_000 for _ in range(800)]
+    pieces = [b"x" * 100_000 for _ in range(400)]
     kept = pieces[::10]
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
@@ -20,9 +20,9 @@ async def main():
     resource.setrlimit(resource.RLIMIT_NOFILE, limits)
     del pieces
     grown = allocator._resident_bytes() - before
-    assert grown > 60 << 20, grown
+    assert grown > 30 << 20, grown
     async with asyncio.timeout(10):
-        while allocator._resident_bytes() - before > 24 << 20:
+        while allocator._resident_bytes() - before > 12 << 20:
             await asyncio.sleep(0.01)
     assert all(piece == b"x" * 100_000 for piece in kept)
     returning.cancel()
@@ -33,6 +33,6 @@ asyncio.run(main())
 
 
 def test_memory_between_what_is_in_use_returns():
-    """80 MB of jobs, of which every tenth stays. A time without free descriptors does not end this."""
+    """40 MB of jobs, of which every tenth stays. A time without free descriptors does not end this."""
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
