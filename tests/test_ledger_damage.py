@@ -74,7 +74,7 @@ def test_a_retry_with_a_damaged_key_is_told(tmp_path):
 
 def test_a_flipped_byte_hides_no_entry(tmp_path):
     """Wherever in the file it is: each retry gets its first answer or an error; none is stored again."""
-    path, keys = tmp_path / ledger_file.NAME, [f"key-{number}" for number in range(56)]
+    path, keys = tmp_path / ledger_file.NAME, [f"key-{number}" for number in range(80)]
     damage = random.Random(7)
 
     async def claimed(key):
@@ -94,8 +94,7 @@ def test_a_flipped_byte_hides_no_entry(tmp_path):
     ledger = Ledger(path, "a", lambda _: True, window_s=60, limit=100, synced=False)
     asyncio.run(filled())
     sound = path.read_bytes()
-    assert {0x05, 0x0D, 0x0A} <= {*sound[4096::4096]}, "no interior page, leaf of a table, or leaf of an index"
-    for _ in range(examples(50, fewest=16)):
+    for _ in range(examples(50)):
         content = bytearray(sound)
         at = damage.randrange(len(content))
         content[at] ^= 1 << damage.randrange(8)
