@@ -22,6 +22,7 @@ from tests.lab.broker import BrokerProcess
 from tests.lab.commands import Commands
 from tests.lab.examples import examples
 from tests.lab.gateway import Running
+from tests.lab.http import HttpClient
 from tests.lab.waiting import until
 
 QUEUE, CHILDREN = "mail", ("audit", "stats")
@@ -44,29 +45,29 @@ class Seen:
 
 
 def produce(gateway: Running, seen: Seen, numbers: range) -> None:
-    with gateway.client() as http:
+    with contextlib.closing(HttpClient(gateway.port, 30)) as http:
         for number in numbers:
             seen.begun[number * len(seen.begun) // numbers.stop].wait(LONG_S)
             headers = {"Idempotency-Key": f"job-{number}"} | ({"Ordering-Key": f"k{number % 7}"} if number % 2 else {})
-            while (answer := http.post(f"/queues/{QUEUE}/jobs", json=number, headers=headers)).status_code != 201:
-                seen.refused[answer.status_code] += 1
+            while (answer := http.ask("POST", f"/queues/{QUEUE}/jobs", number, **headers)).status != 201:
+                seen.refused[answer.status] += 1
             seen.enqueued.add(number)
 
 
 def consume(gateway: Running, seen: Seen, name: str, count: int) -> None:
     acked = seen.acked[name]
-    with gateway.client() as http:
+    with contextlib.closing(HttpClient(gateway.port, 30)) as http:
         while len(acked) < count:
-            answer = http.get(f"/queues/{name}/next?timeout=1")
-            if answer.status_code != 200:
+            answer = http.ask("GET", f"/queues/{name}/next?timeout=1")
+            if answer.status != 200:
                 continue
             job = answer.json()
             if job["data"] in acked:
                 seen.repeated.append((name, job["data"]))
             lease = f"/leases/{job['lease']['id']}"
             if job["data"] % 13 == 0 and job["attempt"] == 1:
-                http.post(f"{lease}/nack")
-            elif http.post(f"{lease}/ack").status_code == 204:
+                http.ask("POST", f"{lease}/nack")
+            elif http.ask("POST", f"{lease}/ack").status == 204:
                 acked.add(job["data"])
 
 
