@@ -26,6 +26,7 @@ from tests.lab.ledger import figures, total
 from tests.leases.cluster import Replica, clustered
 
 OFTEN = ("--queue-figures-interval", "0.2")
+NDJSON = {"content-type": "application/x-ndjson"}
 READ_AT = re.compile(r"^kestrel_gateway_queue_figures_timestamp_seconds.* (\S+)$", re.MULTILINE)
 
 
@@ -37,17 +38,14 @@ def scrape(http: httpx.Client, **headers: str) -> dict[tuple[str, frozenset[tupl
 
 def read_again(http: httpx.Client, **headers: str) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
     """A scrape whose figures of queues were read after this call: of the second round that ends after it."""
-
-    def read_at() -> list[str]:
-        return READ_AT.findall(http.get("/metrics", headers=headers).text)
-
-    for _ in range(2):
-        before, deadline_s = read_at(), time.monotonic() + 60
-        assert before
-        while read_at() == before:
-            assert time.monotonic() < deadline_s, "the figures of queues are not read again"
-            time.sleep(0.1)  # half of OFTEN: a scrape takes each worker several milliseconds
-    return scrape(http, **headers)
+    deadline_s = time.monotonic() + 60
+    ended: set[str] = set()
+    while len(ended) < 3:  # the one of before, and two
+        assert time.monotonic() < deadline_s, "the figures of queues are not read again"
+        time.sleep(0.2 if ended else 0)  # as OFTEN: a scrape takes each worker several milliseconds
+        text = http.get("/metrics", headers=headers).text
+        ended.update(READ_AT.findall(text))
+    return figures(text)
 
 
 @pytest.fixture(scope="module")
@@ -63,8 +61,10 @@ def test_sums_equal_what_was_done(pair: list[Replica]) -> None:
     began_s = time.time()
     for http in clients:
         assert http.put("/queues/orders/subscriptions/audit").status_code in {200, 201}
-    for number in range(40):
-        assert clients[number % 2].post("/queues/orders/jobs", content=b"x" * 100).status_code == 201
+    lines = b'"%b"\n' % (b"x" * 100) * 5
+    for number in range(8):
+        answer = clients[number % 2].post("/queues/orders/jobs", content=lines, headers=NDJSON)
+        assert answer.status_code == 201
     assert clients[0].post("/queues/later/jobs?delay=3600", json=1).status_code == 201
     leases = [take(clients[number % 2], "orders")["lease"]["url"] for number in range(20)]
     for number, url in enumerate(leases[:15]):
@@ -103,8 +103,7 @@ def test_a_queue_that_nobody_reads_grows_old(pair: list[Replica]) -> None:
     """Its age is that of its oldest job; when younger jobs are at the head, it is young again."""
     http = pair[0].client(headers={"connection": "close"})
     stored_s = time.time()
-    for number in range(3):
-        assert http.post("/queues/slow/jobs", json=number).status_code == 201
+    assert http.post("/queues/slow/jobs", content=b"0\n1\n2\n", headers=NDJSON).status_code == 201
     found = read_again(http)
     first = total(found, "queue_age_seconds", queue="slow")
     later = read_again(http)
@@ -145,8 +144,7 @@ def test_the_number_of_series_is_limited(tmp_path: Path) -> None:
     """The largest queues have series of their own; the others are summed and counted."""
     with running(tmp_path / "data", "--max-queue-metrics", "2", *OFTEN) as gateway, gateway.client() as http:
         for number, queue in enumerate(("tiny", "small", "large", "huge"), 1):
-            for _ in range(number):
-                assert http.post(f"/queues/{queue}/jobs", json=1).status_code == 201
+            assert http.post(f"/queues/{queue}/jobs", content=b"1\n" * number, headers=NDJSON).status_code == 201
         now = read_again(http)
         assert {dict(labels)["queue"] for name, labels in now if name == "kestrel_gateway_queue_items"} == {
             "huge",
@@ -155,7 +153,7 @@ def test_the_number_of_series_is_limited(tmp_path: Path) -> None:
         }
         assert total(now, "queue_items", queue="_others", tenant="_others") == 3
         assert (total(now, "queues", series="own"), total(now, "queues", series="none")) == (2, 2)
-        assert total(now, "broker_commit_duration_seconds_count") >= 10
+        assert total(now, "broker_commit_duration_seconds_count") >= 4  # requests above
         assert total(now, "broker_file_bytes") > 0
         assert 0 < total(now, "broker_disk_free_bytes") < total(now, "broker_disk_size_bytes")
 
