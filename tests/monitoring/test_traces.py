@@ -21,6 +21,7 @@ from gateway.traces import conventions
 from tests.api.keyring import Keyring
 from tests.lab.collector import Collector, SpanSeen
 from tests.lab.commands import run_process
+from tests.lab.examples import examples
 from tests.lab.gateway import ROOT, Running, running
 from tests.lab.ports import free_port
 from tests.lab.waiting import until
@@ -29,6 +30,7 @@ TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 CALLER = {"traceparent": f"00-{TRACE}-{SPAN}-01", "tracestate": "shop=7"}
 SECRET = "nobody-may-see-this"
 FLAGS = ("--workers", "2", "--traces", "otlp")
+LINES = {"content-type": "application/x-ndjson"}
 NEXT = "next?timeout=20"
 
 
@@ -112,13 +114,12 @@ def test_both_workers_send_spans(collector: Collector, http: httpx.Client) -> No
 
 def test_a_settlement_through_the_other_worker(collector: Collector, http: httpx.Client) -> None:
     """Its span is a child of the delivery, too, whichever worker the request reaches."""
-    count = 12
-    for _ in range(count):
-        http.post("/queues/across/jobs", json=1)
+    count = examples(12, fewest=6)
+    http.post("/queues/across/jobs", content=b"1\n" * count, headers=LINES)
     for _ in range(count):
         lease = http.get(f"/queues/across/{NEXT}").json()["lease"]["id"]
         assert http.post(f"/leases/{lease}/ack").status_code == 204
-    spans = collector.of("across", 3 * count)
+    spans = collector.of("across", 1 + 2 * count)
     deliveries = {each.id: each for each in spans if each.name == "next across"}
     acks = [each for each in spans if each.name == "ack across"]
     assert {each.parent for each in acks} == set(deliveries)
@@ -210,8 +211,7 @@ def test_failures_have_their_code(collector: Collector, http: httpx.Client) -> N
     """A refused enqueue, and one of which only some jobs are stored. A poll without a job has no span."""
     assert http.post("/queues/bad/jobs", content=b"{", headers={"content-type": "application/json"}).status_code == 400
     assert http.post("/queues/bad/jobs?ttl=5&delay=9", json=1).status_code == 400
-    lines = {"content-type": "application/x-ndjson"}
-    assert http.post("/queues/bad/jobs", content=b"1\n{\n", headers=lines).status_code == 207
+    assert http.post("/queues/bad/jobs", content=b"1\n{\n", headers=LINES).status_code == 207
     assert http.get("/queues/bad/next?timeout=0").status_code == 200
     assert http.get("/queues/bad/next?timeout=0").status_code == 204
     spans = [each for each in collector.of("bad", 4) if each.name == "enqueue bad"]
@@ -328,37 +328,40 @@ def test_log_lines_name_the_trace(collector: Collector, traced: Running, http: h
         time.sleep(0.02)
 
 
-def test_a_tenant_is_named_and_no_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither the secret of the key nor the key of the job's order or of its repetition."""
-    collector = Collector()
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", f"{collector.url}/v1/traces")
-    monkeypatch.setenv("OTEL_SERVICE_NAME", "jobs")
-    keyring = Keyring(tmp_path / "keys.toml")
-    keyring.add("web", "acme", "produce")
-    with running(tmp_path / "data", "--traces", "otlp", "--keys", str(keyring.path)) as gateway:
-        with keyring.client(gateway, "web") as http:
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Collector, Keyring]]:
+    """What a gateway has sent that stopped long before its delay of 5 s was over, and the keys of its clients: a job
+    with keys of its own, which is under a lease when SIGTERM comes."""
+    collector, folder = Collector(), tmp_path_factory.mktemp("stopped")
+    keyring = Keyring(folder / "keys.toml")
+    keyring.add("web", "acme", "produce consume")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", f"{collector.url}/v1/traces")
+        patch.setenv("OTEL_SERVICE_NAME", "jobs")
+        flags = ("--traces", "otlp", "--keys", str(keyring.path), "--grace", "1")
+        with running(folder / "data", *flags) as gateway, keyring.client(gateway, "web") as http:
             headers = {"idempotency-key": SECRET, "ordering-key": SECRET}
-            http.post("/queues/orders/jobs", json=SECRET, headers=headers).raise_for_status()
-        assert gateway.stop() == 0  # sends what there is, long before the delay of 5 s is over
-    (span,) = collector.spans
-    assert span.attributes["messaging.kestrel.tenant"] == "acme"
-    assert span.resource["service.name"] == "jobs"
+            http.post("/queues/held/jobs", json=SECRET, headers=headers).raise_for_status()
+            http.get(f"/queues/held/{NEXT}").raise_for_status()
+            assert gateway.stop() == 0
+    yield collector, keyring
+    collector.close()
+
+
+def test_a_tenant_is_named_and_no_key(stopped: tuple[Collector, Keyring]) -> None:
+    """Neither the secret of the key nor the key of the job's order or of its repetition."""
+    collector, keyring = stopped
+    for span in collector.of("held", 3):
+        assert span.attributes["messaging.kestrel.tenant"] == "acme"
+        assert span.resource["service.name"] == "jobs"
     assert SECRET.encode() not in collector.whole
     assert keyring.secrets["web"].encode() not in collector.whole
-    collector.close()
 
 
-def test_a_stop_sends_the_ends_of_leases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stop_sends_the_ends_of_leases(stopped: tuple[Collector, Keyring]) -> None:
     """SIGTERM: also those that end because of it, within the grace."""
-    collector = Collector()
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
-    with running(tmp_path / "data", "--traces", "otlp", "--grace", "1") as gateway, gateway.client() as http:
-        http.post("/queues/held/jobs", json=1)
-        http.get(f"/queues/held/{NEXT}").raise_for_status()
-        assert gateway.stop() == 0
-        drained = one(collector.of("held", 3), "settle held")
+    drained = one(stopped[0].of("held", 3), "settle held")
     assert drained.attributes["error.type"] == "drained"
-    collector.close()
 
 
 def warned(gateway: Running) -> bool:

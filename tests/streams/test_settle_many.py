@@ -15,8 +15,8 @@ from gateway.leases.ids import Owner
 from gateway.leases.lease import LeaseRecord, State
 from gateway.leases.registry import Registry
 from tests.lab.gateway import running
-from tests.lab.http import HttpClient
 from tests.leases.cluster import clustered
+from tests.streams.reader import StreamReader
 
 
 @pytest.fixture(scope="module")
@@ -33,13 +33,16 @@ def enqueue(http, count, queue="q"):
 
 
 def lease(gateway, count, queue="q"):
-    """Ids of leases, over new connections, so that every worker has some."""
+    """Ids of leases, over many connections, so that every worker has some. They outlive their streams."""
     ids: list[str] = []
     while len(ids) < count:
-        with contextlib.closing(HttpClient(gateway.port, 30)) as http:
-            path = f"/queues/{queue}/next?timeout=0&lease=300"
-            some = [http.ask("GET", path) for _ in range(min(20, count - len(ids)))]
-            ids += [each.headers["lease-id"] for each in some]
+        windows = [min(20, count - start) for start in range(len(ids), count, 20)]
+        paths = [f"/queues/{queue}/stream?window={each}&lease_seconds=300&lifetime=0.2" for each in windows]
+        with contextlib.ExitStack() as stack:
+            for stream in [stack.enter_context(StreamReader(gateway, path)) for path in paths]:
+                stream.next("open")
+                while (line := stream.line())["type"] == "job":
+                    ids.append(line["lease"]["id"])
     return ids
 
 
@@ -85,7 +88,7 @@ def test_the_most_ids_of_one_request(two_workers):
         ids = lease(two_workers, 1, "one") * 10_000
         results = http.post("/leases/settle", json={"acks": ids}).json()["results"]
         assert [each["status"] for each in results] == [204] * 10_000
-        answer = http.post("/leases/settle", json={"acks": [*ids, "x"]})
+        answer = http.post("/leases/settle", json={"acks": ["x"] * 10_001})
         assert (answer.status_code, answer.json()["code"]) == (400, "invalid-body")
 
 
