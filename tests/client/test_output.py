@@ -226,21 +226,11 @@ def test_a_duration_of_centuries(command: Commands, arguments: tuple[str, ...]):
     assert b"999999999999 is above the maximum of 1000000000 seconds" in done.stderr
 
 
-def executed(gateway: Running, files: str, *arguments: str) -> subprocess.CompletedProcess[bytes]:
-    """A command that a shell starts with standard files closed. Not forked, so that Python finds them so."""
-    return subprocess.run(
-        ["sh", "-c", f'exec "$@" {files}', "sh", *COMMAND, *arguments],
-        capture_output=True,
-        stdin=subprocess.DEVNULL,
-        env=environment(gateway.url),
-        check=False,
-        timeout=60,
-    )
-
-
 def test_every_standard_file_is_closed(gateway: Running, command: Commands, queue: str):
     """No connection takes the number of a standard file, and the job is stored."""
-    assert executed(gateway, "<&- >&- 2>&-", "put", queue, "x").returncode == 0
-    done = executed(gateway, "<&-", "put", queue)
+    # A shell closes the files. The command is not forked, so that Python finds them so.
+    shell = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *COMMAND, "put", queue, "x"]
+    assert subprocess.run(shell, env=environment(gateway.url), check=False, timeout=60).returncode == 0
+    done = without(gateway, "0", "put", queue)
     assert (done.returncode, b"standard input is empty" in done.stderr) == (2, True)
     assert json.loads(command.text("next", queue, "--ack", "--wait", "0"))["data"] == "x"

@@ -117,7 +117,7 @@ def test_a_backup_has_large_jobs(tmp_path: Path) -> None:
 
     def write() -> None:
         with whole.client() as other:
-            other.post("/queues/more/jobs", content=body * 4, headers=kind)
+            other.post("/queues/more/jobs", content=body * 2, headers=kind)
 
     with running(tmp_path / "data", "--max-job-bytes", str(32 << 20)) as whole:
         with whole.client() as http:
