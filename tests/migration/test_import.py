@@ -17,6 +17,7 @@ import pytest
 from gateway.migration import data_directory
 from tests.lab.broker import BrokerProcess
 from tests.lab.commands import COMMAND, Commands, environment, run_process
+from tests.lab.examples import examples
 from tests.lab.forkserver import ForkedProcess
 from tests.lab.gateway import running
 from tests.lab.holding import GatedProxy
@@ -285,7 +286,7 @@ def killed_imports(tmp_path: Path, broker: BrokerProcess, *, count: int, kills: 
 
 def test_killed_imports(tmp_path: Path, broker: BrokerProcess) -> None:
     """None lost, and at most one batch twice for each kill."""
-    killed_imports(tmp_path, broker, count=3000, kills=2)
+    killed_imports(tmp_path, broker, count=examples(3000, fewest=1600), kills=2)
 
 
 @pytest.mark.parametrize(
