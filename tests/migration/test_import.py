@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -30,9 +29,9 @@ INTERRUPTED = b"kestrel-gateway: interrupted; run the same command again to cont
 
 
 @pytest.fixture
-def broker(tmp_path: Path) -> Iterator[BrokerProcess]:
-    with BrokerProcess(tmp_path / "target") as process:
-        yield process
+def broker(new: BrokerProcess) -> BrokerProcess:
+    """The destination."""
+    return new
 
 
 @pytest.fixture
@@ -114,15 +113,13 @@ def test_children_at_the_destination_stop_the_import(journals: Path, broker: Bro
     assert broker.client().queues()["emails+audit"]["items"] == 1
 
 
-def test_a_journal_that_changes(tmp_path: Path, broker: BrokerProcess) -> None:
+def test_a_journal_that_changes(tmp_path: Path) -> None:
     """The command says that a Kestrel runs; what it wrote meanwhile is not imported."""
     journal = tmp_path / "spool" / "q"
     write(journal, adds(3))
     before = journal.stat().st_size
     with journal.open("ab") as file:
         file.write(encoded(adds(1)))
-    process = subprocess.Popen(["true"])  # its end is the moment at which the file has grown
-    process.wait()
     assert journal.stat().st_size > before
     from gateway.migration.importing import grown
     from gateway.migration.journal_files import JournalDirectory, JournalFile
