@@ -12,14 +12,16 @@ from tests.batches.test_cut_bodies import HEAD
 from tests.lab.waiting import until
 from tests.process.test_tls import RunningTls, files, flags_of, trusting
 from tests.streams.reader import StreamReader
-from tests.streams.test_stream import LARGE, put, take
+from tests.streams.test_stream import put, take
 
 __all__ = ["files"]
 
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="there is no openssl to make a certificate")
 
 
-WINDOW_BYTES = 2_000_000
+LARGE = "x" * 70_000
+"""Taken alone: of smaller jobs a stream takes up to 64 KiB at a time."""
+WINDOW_BYTES = 10 * len(LARGE)
 
 
 @pytest.fixture(scope="module")
