@@ -20,12 +20,13 @@ import httpx
 import pytest
 
 from gateway.client import events, json_parts
+from tests.batches.test_batches import broker_socket
 from tests.lab.commands import COMMAND, Commands, environment, run_process
+from tests.lab.examples import some
 from tests.lab.forkserver import ForkedProcess
 from tests.lab.gateway import Running, running
 from tests.lab.holding import HoldingProxy
 from tests.lab.memcache import MemcacheClient
-from tests.lab.ports import free_port
 from tests.lab.waiting import until
 
 SUITE = 400
@@ -107,7 +108,7 @@ def test_an_export_has_the_order_of_the_queue(command: Commands, gateway: Runnin
     file = tmp_path / "jobs"
     with gateway.client() as http:
         while True:
-            names = [each for each, _, _ in fill(http, queue, 800)]
+            names = [each for each, _, _ in fill(http, queue, 500)]
             code = interrupted(gateway.url, file, "export", queue, str(file))
             if code:
                 break
@@ -141,7 +142,7 @@ def test_jobs_that_come_with_a_signal_are_exported(gateway: Running, queue: str,
     assert http.get(f"/queues/{queue}").json()["backlog"] == 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", some([signal.SIGTERM, signal.SIGINT, signal.SIGHUP]))
 def test_a_second_signal_gives_jobs_back(
     gateway: Running, queue: str, http: httpx.Client, tmp_path: Path, number: signal.Signals
 ):
@@ -240,25 +241,26 @@ def test_a_file_goes_there_and_back(command: Commands, http: httpx.Client, queue
     assert drain(http, queue) == copies
 
 
-def test_items_of_memcache_clients_among_jobs(tmp_path: Path):
+def test_items_of_memcache_clients_among_jobs(
+    command: Commands, gateway: Running, http: httpx.Client, queue: str, tmp_path: Path
+):
     """Both keep their order and their bytes, and a job is recognized in either form of the gateway's answer."""
     old = b'{"specversion":"1.0","id":"job m","source":"/a","type":"t","time":"2026-01-31T12:00:00Z","data":1}'
-    with running(tmp_path / "data", "--broker-listen", f"127.0.0.1:{(port := free_port())}") as gateway:
-        command, file = Commands(gateway.url), tmp_path / "jobs"
-        with gateway.client() as http, contextlib.closing(MemcacheClient(f"127.0.0.1:{port}")) as memcache:
-            copies = [*fill(http, "q", len(KINDS)), ("job m", "application/json", b"1")]
-            assert memcache.put("q", old) == b"STORED\r\n"
-            shown = http.get("/queues/q/next?max=100", headers={"Accept": events.EVENTS})
-            assert shown.headers["content-type"] == events.EVENTS
-            http.post(f"/leases/{shown.headers['lease-id']}/nack", json={"position": "head", "count": False})
-            assert memcache.put("q", b"\xff raw") == b"STORED\r\n"
-            assert command.text("export", "q", str(file)) == f"{len(KINDS) + 2} jobs moved to {file}\n"
-            *lines, item = file.read_bytes().splitlines()
-            assert json.loads(item)["data_base64"] == base64.b64encode(b"\xff raw").decode()
-            before = events.lines_of(shown.content, shown.headers["content-type"])
-            assert list(map(events.identity, lines)) == list(map(events.identity, before))
-            assert command.text("import", "q", str(file)) == f"{len(KINDS) + 2} jobs stored on q\n"
-            taken = drain(http, "q")
+    file = tmp_path / "jobs"
+    with contextlib.closing(MemcacheClient(f"unix:{broker_socket(gateway)}")) as memcache:
+        copies = [*fill(http, queue, len(KINDS)), ("job m", "application/json", b"1")]
+        assert memcache.put(queue, old) == b"STORED\r\n"
+        shown = http.get(f"/queues/{queue}/next?max=100", headers={"Accept": events.EVENTS})
+        assert shown.headers["content-type"] == events.EVENTS
+        http.post(f"/leases/{shown.headers['lease-id']}/nack", json={"position": "head", "count": False})
+        assert memcache.put(queue, b"\xff raw") == b"STORED\r\n"
+    assert command.text("export", queue, str(file)) == f"{len(KINDS) + 2} jobs moved to {file}\n"
+    *lines, item = file.read_bytes().splitlines()
+    assert json.loads(item)["data_base64"] == base64.b64encode(b"\xff raw").decode()
+    before = events.lines_of(shown.content, shown.headers["content-type"])
+    assert list(map(events.identity, lines)) == list(map(events.identity, before))
+    assert command.text("import", queue, str(file)) == f"{len(KINDS) + 2} jobs stored on {queue}\n"
+    taken = drain(http, queue)
     assert [each for each in taken if each[0].startswith("job")] == copies
     assert [each[2] for each in taken][-1] == b"\xff raw"
 
@@ -397,7 +399,7 @@ def test_a_failure_of_the_whole_request_is_reported_once(command: Commands, tmp_
         assert done.stderr.count(b"invalid-name") == 1, done.stderr
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", some([signal.SIGHUP, signal.SIGINT, signal.SIGTERM]))
 def test_an_import_that_is_interrupted_says_how_to_continue(
     gateway: Running, http: httpx.Client, queue: str, tmp_path: Path, number: signal.Signals
 ):
