@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from gateway.delivery.caps.counter import CapCounter, CapLimits, CapReason, CapReply, PlaceId
+from tests.lab.examples import examples
 
 KEY = "q"
 
@@ -113,6 +115,7 @@ class Places(RuleBasedStateMachine):
 
 
 TestPlaces = Places.TestCase
+TestPlaces.settings = settings(stateful_step_count=examples(50, fewest=25))
 
 
 def test_no_more_than_the_limit_are_given() -> None:
