@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import random
 import re
 import socket
@@ -16,6 +17,7 @@ from fuzz.items import EVENT
 from tests.batches.test_batches import broker_socket
 from tests.lab.broker import BrokerProcess
 from tests.lab.gateway import running
+from tests.lab.http import HttpClient
 
 pytestmark = pytest.mark.usefixtures("ledger_balances")
 
@@ -98,9 +100,10 @@ def put(address, queue, jobs):
     """Through memcache, so that each is on the queue byte for byte."""
     with socket.socket(socket.AF_UNIX if isinstance(address, str) else socket.AF_INET) as connection:
         connection.connect(address)
-        for each in jobs:
-            connection.sendall(b"set %b 0 0 %d\r\n%b\r\n" % (queue.encode(), len(each.item), each.item))
-            assert connection.recv(100) == b"STORED\r\n"
+        head = queue.encode()
+        connection.sendall(b"".join(b"set %b 0 0 %d\r\n%b\r\n" % (head, len(each.item), each.item) for each in jobs))
+        with connection.makefile("rb") as answers:
+            assert [answers.readline() for _ in jobs] == [b"STORED\r\n"] * len(jobs)
 
 
 def compositions(*, every: bool = True) -> list[list[Modelled]]:
@@ -120,9 +123,16 @@ def settle(http, answer, chosen, may_nack):
         name: [{"job": at} for at, each in enumerate(ways) if each == way] for way, name in SETTLED.items()
     }
     wanted["nacks"] = [each | {"position": "head"} for each in wanted["nacks"]]
-    results = http.post(answer["lease"]["url"] + "/settle", json=wanted | {"rest": "ack"}).json()["results"]
+    results = http.ask("POST", answer["lease"]["url"] + "/settle", wanted | {"rest": "ack"}).json()["results"]
     assert [each["status"] for each in results] == [204] * len(ways)
     return ways
+
+
+@pytest.fixture
+def http(gateway):
+    """The small client: a test here asks hundreds of times."""
+    with contextlib.closing(HttpClient(gateway.port, 30)) as client:
+        yield client
 
 
 @pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest.mark.slow)])
@@ -134,15 +144,14 @@ def test_the_embedded_broker(gateway, http, new_queue, every):
         put(broker_socket(gateway), queue, jobs)
         model = ModelQueue(jobs)
         while expected := model.batch():
-            answer = http.get(
-                f"/queues/{queue}/next", params={"max": MOST, "max_bytes": MOST_BYTES, "timeout": 5}
-            ).json()
+            path = f"/queues/{queue}/next?max={MOST}&max_bytes={MOST_BYTES}&timeout=5"
+            answer = http.ask("GET", path).json()
             shown = [(number_of(each), each["attempt"]) for each in answer["jobs"]]
             assert shown == [(each.number, each.attempt) for each in expected], kinds
             model.settle(expected, settle(http, answer, chosen, lambda each: each["attempt"] < 4))
-        assert http.get(f"/queues/{queue}/next?max=5&timeout=0").status_code == 204
-        assert http.get(f"/queues/{queue}").json()["backlog"] == 0, kinds
-        letters = http.get(f"/queues/{queue}/dead-letters").json()["items"]
+        assert http.ask("GET", f"/queues/{queue}/next?max=5&timeout=0").status == 204
+        assert http.ask("GET", f"/queues/{queue}").json()["backlog"] == 0, kinds
+        letters = http.ask("GET", f"/queues/{queue}/dead-letters").json()["items"]
         assert letters == model.dead, kinds
 
 
@@ -153,7 +162,7 @@ def test_a_server_that_speaks_memcache(tmp_path, new_queue):
     with (
         BrokerProcess(tmp_path / "broker", "--fsync", "off") as broker,
         running(tmp_path / "data", "--kestrel", broker.address, "--kestrel-open-reads", "100") as gateway,
-        gateway.client() as http,
+        contextlib.closing(HttpClient(gateway.port, 30)) as http,
     ):
         host, port = broker.address.split(":")
         for jobs in compositions():
@@ -161,8 +170,8 @@ def test_a_server_that_speaks_memcache(tmp_path, new_queue):
             put((host, int(port)), queue, jobs)
             left = {each.number for each in jobs if each.kind not in ("expired", "poison")}
             rejected = kinds.count("poison")
-            params = {"max": MOST, "max_bytes": MOST_BYTES, "timeout": 0.2}
-            while (answer := http.get(f"/queues/{queue}/next", params=params)).status_code == 200:
+            path = f"/queues/{queue}/next?max={MOST}&max_bytes={MOST_BYTES}&timeout=0.2"
+            while (answer := http.ask("GET", path)).status == 200:
                 shown = answer.json()["jobs"]
                 numbers = [number_of(each) for each in shown]
                 assert set(numbers) <= left, kinds
@@ -172,5 +181,5 @@ def test_a_server_that_speaks_memcache(tmp_path, new_queue):
                 rejected += ways.count("reject")
                 left -= {number for number, way in zip(numbers, ways, strict=True) if way != "nack"}
             assert left == set(), kinds
-            assert http.get(f"/queues/{queue}").json()["backlog"] == 0, kinds
-            assert http.get(f"/queues/{queue}/dead-letters").json()["items"] == rejected, kinds
+            assert http.ask("GET", f"/queues/{queue}").json()["backlog"] == 0, kinds
+            assert http.ask("GET", f"/queues/{queue}/dead-letters").json()["items"] == rejected, kinds
