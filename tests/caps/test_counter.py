@@ -39,6 +39,7 @@ class Places(RuleBasedStateMachine):
             assert reason is None
             assert place == self.asked.pop(0), "places are given in order"
             self.polling.add(place)
+            assert len(self.polling) + len(self.leases) <= (self.limits.max_in_flight or 99)
 
     @rule(worker=st.sampled_from("ab"))
     def ask(self, worker: str) -> None:
@@ -115,7 +116,7 @@ class Places(RuleBasedStateMachine):
 
 
 TestPlaces = Places.TestCase
-TestPlaces.settings = settings(stateful_step_count=examples(50, fewest=25))
+TestPlaces.settings = settings(stateful_step_count=examples(50, fewest=35))
 
 
 def test_no_more_than_the_limit_are_given() -> None:
