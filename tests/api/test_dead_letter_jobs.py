@@ -11,7 +11,6 @@ from queue import SimpleQueue
 
 import pytest
 
-from tests.api.keyring import Keyring
 from tests.api.test_dead_letters import rejected
 from tests.cluster.rig import before, brokers
 from tests.lab.examples import examples
@@ -269,32 +268,6 @@ def test_bad_input_is_refused(http, queue):
         answer = http.request(method, f"/queues/{queue}/dead-letters/{path}".replace("/dead-letters/..", ""), json=body)
         assert (answer.status_code, answer.json()["code"]) == (400, code), (path, body)
         assert ids(http, queue) == made, (path, body)
-
-
-def test_scopes_tenants_and_queues_of_a_key(tmp_path):
-    """Only `admin`; one tenant's dead letters are another's 404; `to` must be a queue that the key may use."""
-    ring = Keyring(tmp_path / "keys.toml")
-    ring.add("a", "a")
-    ring.add("b", "b")
-    ring.add("worker", "a", "produce consume")
-    ring.add("narrow", "a", "admin", queues=["q"])
-    with running(tmp_path / "data", "--keys", str(ring.path)) as gateway:
-        with (
-            ring.client(gateway, "a") as a,
-            ring.client(gateway, "b") as b,
-            ring.client(gateway, "worker") as worker,
-            ring.client(gateway, "narrow") as narrow,
-        ):
-            (made,) = rejected(a, "q", "x")
-            path = "/queues/q/dead-letters/jobs"
-            assert [each["id"] for each in a.get(path).json()["letters"]] == [made]
-            for http, code in ((worker, "forbidden-scope"), (b, "queue-not-found")):
-                answers = [http.get(path), http.delete(f"{path}/{made}"), http.post(f"{path}/{made}/redrive")]
-                assert {each.json()["code"] for each in answers} == {code}
-            for call in (f"{path}/{made}/redrive", "/queues/q/redrive"):
-                assert narrow.post(call, json={"to": "other"}).json()["code"] == "forbidden-queue"
-            assert narrow.get("/queues/p/dead-letters/jobs").json()["code"] == "forbidden-queue"
-            assert narrow.post(f"{path}/{made}/redrive", json={"to": "q"}).status_code == 200
 
 
 def test_several_servers(tmp_path):

@@ -18,7 +18,6 @@ from gateway.delivery.idempotency import ledger as ledger_module
 from gateway.delivery.idempotency.idempotent_enqueue import Idempotency, ids
 from gateway.delivery.idempotency.ledger import Ledger, Reply
 from gateway.errors import IdempotencyInFlight, IdempotencyKeyReused, OutcomeUnknown, QueueFull
-from tests.api.keyring import Keyring
 from tests.api.relay import Relay
 from tests.lab.broker import BrokerProcess
 from tests.lab.examples import examples
@@ -170,19 +169,6 @@ def test_keys_are_kept_a_queue(http, new_queue):
     """The same key on another queue is another key."""
     first, second = new_queue(), new_queue()
     assert put(http, first, "k").json()["id"] != put(http, second, "k").json()["id"]
-
-
-def test_keys_are_kept_a_tenant(tmp_path):
-    """The same key of another tenant is another key, and reveals nothing of the first."""
-    ring = Keyring(tmp_path / "keys.toml")
-    ring.add("a", "acme")
-    ring.add("b", "bolt")
-    with running(tmp_path / "data", "--keys", str(ring.path)) as gateway:
-        with ring.client(gateway, "a") as acme, ring.client(gateway, "b") as bolt:
-            assert put(acme, "q", "k", b"1").status_code == 201
-            other = put(bolt, "q", "k", b"2")
-            assert (other.status_code, KEY.replace("key", "replayed") in other.headers) == (201, False)
-            assert len(drain(acme, "q")) == len(drain(bolt, "q")) == 1
 
 
 @pytest.mark.parametrize(

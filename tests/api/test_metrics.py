@@ -14,7 +14,6 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.api.metrics.exposition import METRICS, PREFIX, Exposition
 from gateway.forwarding.commands import WorkerFigures, pack_result, unpack_result
-from tests.api.keyring import Keyring
 from tests.api.test_leases import take
 from tests.lab.gateway import running
 from tests.lab.ledger import assert_balanced, figures, total, workers
@@ -131,19 +130,6 @@ def test_the_documented_metrics_are_those_exported(many, root):
     assert rows == exported
     others = {each for each in exported if re.match(f"{PREFIX}(workers|build_info|queue_|queues$|broker_)", each)}
     assert {each.full_name for each in METRICS} == exported.keys() - others
-
-
-def test_it_is_for_operators(tmp_path):
-    """With keys: 401 without one, 403 with any other scope, and an operator needs no tenant."""
-    keyring = Keyring(tmp_path / "keys.toml")
-    keyring.add("most", "acme", scopes="produce consume admin")
-    keyring.add("op", scopes="operator")
-    with running(tmp_path / "data", "--keys", str(keyring.path)) as gateway:
-        with gateway.client() as http:
-            assert http.get(PATH).status_code == 401
-            refused = http.get(PATH, headers=keyring.bearer("most"))
-            assert (refused.status_code, refused.json()["code"]) == (403, "forbidden-scope")
-            assert scrape(http, headers=keyring.bearer("op"))
 
 
 def test_without_keys_it_is_guarded_as_any_call(http):

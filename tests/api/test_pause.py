@@ -21,7 +21,6 @@ import pytest
 from gateway.delivery.control.state import ControlEntry, ControlItem, ControlState
 from gateway.delivery.pause import MAX_PAUSED
 from gateway.envelope.times import instant
-from tests.api.keyring import Keyring
 from tests.cluster.rig import before, brokers
 from tests.lab.broker import BrokerProcess
 from tests.lab.gateway import Running, running
@@ -378,22 +377,6 @@ def test_no_worker_of_any_replica_delivers_under_load(tmp_path: Path) -> None:
             assert len(load.delivered["b"]) == counts["b"]
             resume(again, "b")
             until(lambda: len(load.delivered["b"]) > counts["b"] + 20)
-
-
-def test_a_tenant_pauses_its_own_queue_only(tmp_path: Path) -> None:
-    """Another tenant's queue with the same name goes on, and a key without the scope `admin` pauses nothing."""
-    keys = Keyring(tmp_path / "keys.toml")
-    keys.add("a", "acme")
-    keys.add("b", "beta", "produce consume")
-    with running(tmp_path / "data", "--keys", str(keys.path)) as gateway:
-        with keys.client(gateway, "a") as acme, keys.client(gateway, "b") as beta:
-            for each in (acme, beta):
-                put(each, "q")
-            assert beta.put("/queues/q/pause").status_code == 403
-            assert acme.put("/queues/q/pause").status_code == 200
-            assert take(acme, "q").headers["queue-paused"] == "true"
-            assert take(beta, "q").status_code == 200
-            assert beta.delete("/queues/q/pause").status_code == 403
 
 
 def test_a_subscription_is_paused_by_its_own_name(http: httpx.Client, queue: str) -> None:

@@ -6,7 +6,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.api.keyring import Keyring
 from tests.api.test_jobs import waiters
 from tests.lab.examples import examples
 from tests.lab.gateway import running
@@ -224,30 +223,6 @@ def test_a_prefetch_takes_nothing(http, queue):
     answer = http.get(f"/next?queue={queue}", headers={"Sec-Purpose": "prefetch"})
     assert answer.json()["code"] == "forbidden-prefetch"
     assert http.head(f"/next?queue={queue}").status_code == 405
-
-
-def test_a_key_needs_to_allow_every_queue(tmp_path):
-    """One that it does not allow refuses the request; tenants have queues of their own; only `consume` may take."""
-    ring = Keyring(tmp_path / "keys.toml")
-    ring.add("a", "a")
-    ring.add("b", "b")
-    ring.add("narrow", "a", "consume", queues=["high", "low"])
-    ring.add("producer", "a", "produce")
-    with (
-        running(tmp_path / "data", "--keys", str(ring.path), "--workers", "2") as gateway,
-        ring.client(gateway, "a") as a,
-        ring.client(gateway, "b") as b,
-        ring.client(gateway, "narrow") as narrow,
-        ring.client(gateway, "producer") as producer,
-    ):
-        put(a, "low", 1)
-        assert take(narrow, ["high", "other", "low"]).json()["code"] == "forbidden-queue"
-        assert take(producer, ["high"]).json()["code"] == "forbidden-scope"
-        assert take(b, ["high", "low"]).status_code == 204
-        answer = take(narrow, ["high", "low"])
-        assert answer.json()["data"] == 1
-        for _ in range(4):  # through any worker
-            assert narrow.post(answer.json()["lease"]["url"] + "/ack").status_code == 204
 
 
 def test_limits_count_a_poll_once_and_for_each_queue(tmp_path):

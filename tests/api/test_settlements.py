@@ -499,27 +499,6 @@ def test_a_tenant_s_cap_leaves_room_for_others(tmp_path):
         check(gateway, keyring.bearer("op"))
 
 
-def test_a_key_for_some_queues_settles_on_those_only(tmp_path):
-    """Every way of settling asks on whose queue the lease is."""
-    keyring = Keyring(tmp_path / "keys.toml")
-    keyring.add("all", "acme")
-    keyring.add("some", "acme", queues=["mine*"])
-    keyring.add("op", scopes="operator")
-    with running(tmp_path / "data", "--keys", str(keyring.path)) as gateway:
-        with keyring.client(gateway, "all") as http, keyring.client(gateway, "some") as some:
-            enqueue(http, "theirs", 1)
-            enqueue(http, "mine", 1)
-            foreign, own = take(http, "theirs")["lease"], take(http, "mine")["lease"]
-            body = {"acks": [foreign["id"], own["id"]], "nacks": [{"lease": foreign["id"]}]}
-            answer = some.post("/leases/settle", json=body)
-            assert [each["status"] for each in answer.json()["results"]] == [404, 204, 404]
-            assert some.post(foreign["url"] + "/reject").status_code == 404
-            assert some.get("/queues/mine/next", params={"ack": foreign["id"]}).status_code == 404
-            assert some.post("/queues/theirs/redrive").status_code == 403
-            assert http.get(foreign["url"]).json()["state"] == "held"
-        check(gateway, keyring.bearer("op"))
-
-
 def test_a_settlement_s_connection_is_fit_for_use(settling, http, queue):
     """After nacks, rejects and redrives by the dozen the pool answers as before, with nothing set aside."""
     enqueue(http, queue, *range(12))

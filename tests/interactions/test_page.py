@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.api import test_delay, test_pause, test_preferred
+from tests.api import test_delay, test_pause, test_preferred, test_scopes
 from tests.cluster import test_preferred as test_preferred_on_servers
 from tests.delay import test_holding
 from tests.fanout import test_http as test_fanout
@@ -88,7 +88,7 @@ ELSEWHERE: dict[str, tuple[Callable[..., Any], str]] = {
         test_pause.test_a_raw_queue_and_its_dead_letters,
         "Reject and redrive work. A redriven job waits.",
     ),
-    "pause_tenants": (test_pause.test_a_tenant_pauses_its_own_queue_only, "A tenant pauses its own queue only."),
+    "pause_tenants": (test_scopes.test_a_tenant_pauses_its_own_queue_only, "A tenant pauses its own queue only."),
     "fanout_raw_queue": (
         test_fanout.test_a_subscription_has_attempts_leases_and_dead_letters_of_its_own,
         "Each copy is byte for byte.",
@@ -118,7 +118,7 @@ ELSEWHERE: dict[str, tuple[Callable[..., Any], str]] = {
         "Subscriptions can be named. An unknown one is a `404`.",
     ),
     "several_tenants": (
-        test_preferred.test_a_key_needs_to_allow_every_queue,
+        test_scopes.test_next_from_several_queues_needs_a_key_for_each,
         "The names are those of the key's tenant. The key must allow every one.",
     ),
     "pause_streams": (
