@@ -15,6 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from gateway.api.metrics.exposition import METRICS, PREFIX, Exposition
 from gateway.forwarding.commands import WorkerFigures, pack_result, unpack_result
 from tests.api.test_leases import take
+from tests.lab.examples import some
 from tests.lab.gateway import running
 from tests.lab.ledger import assert_balanced, figures, total, workers
 from tests.lab.waiting import until
@@ -37,7 +38,11 @@ def children(gateway):
     return [int(pid) for pid in pids if b"process.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
-@pytest.fixture(scope="module", params=[1, 2], ids=["1 worker", "2 workers"])
+def by_count(count):
+    return "1 worker" if count == 1 else f"{count} workers"
+
+
+@pytest.fixture(scope="module", params=some([2, 1]), ids=by_count)
 def many(request, tmp_path_factory):
     """How many workers, an HTTP client of the gateway that makes a connection for each request, and the gateway."""
     with running(
@@ -50,6 +55,11 @@ def many(request, tmp_path_factory):
             yield request.param, http, gateway
 
 
+BOTH = pytest.mark.parametrize("many", [2, 1], ids=by_count, indirect=True)
+"""For tests of what workers tell each other; the figures of each are made in the same way."""
+
+
+@BOTH
 def test_one_scrape_answers_for_all_workers(many, queue):
     """Whichever worker is asked, every job, lease, settlement and hop of all of them is in the answer."""
     count, http, gateway = many
@@ -61,32 +71,31 @@ def test_one_scrape_answers_for_all_workers(many, queue):
         for number, url in enumerate(urls):
             other = clients[(number + 1) % count]
             assert other.post(url + ("/nack" if number % 2 else "/ack")).status_code == 204
-    urls = [take(http, queue)["lease"]["url"] for _ in range(TIMES // 2)]
-    for _ in range(5):
-        now = scrape(http)
+        urls = [take(http, queue)["lease"]["url"] for _ in range(TIMES // 2)]
+        for each in clients:
+            now = scrape(each)
 
-        def grown(name, now=now, **labels):
-            return total(now, name, **labels) - total(before, name, **labels)
+            def grown(name, now=now, **labels):
+                return total(now, name, **labels) - total(before, name, **labels)
 
-        assert workers(now) == [str(number) for number in range(count)]
-        assert (grown("jobs_enqueued_total"), grown("leases_delivered_total")) == (TIMES, TIMES * 3 // 2)
-        assert (grown("leases_settled_total", outcome="acked"), grown("leases_open")) == (TIMES // 2, TIMES // 2)
-        assert (grown("leases_settled_total", outcome="nacked"), grown("jobs_moved_total", to="tail")) == (
-            TIMES // 2,
-            TIMES // 2,
-        )
-        sent = grown("forwards_total", peer="worker", direction="sent")
-        assert grown("forwards_total", peer="worker", direction="received") == sent
-        assert sent == (TIMES if count > 1 else 0)
-        assert grown("forwards_total", peer="replica") == grown("forward_failures_total") == 0
-        assert grown("http_requests_total", status="2xx") >= TIMES * 7 // 2
-        assert total(now, "kestrel_connections", state="pinned") >= TIMES // 2
-        assert total(now, "kestrel_server_status", status="up") == total(now, "kestrel_server_status") == count
-        assert total(now, "workers", state="silent") == 0
+            assert workers(now) == [str(number) for number in range(count)]
+            assert (grown("jobs_enqueued_total"), grown("leases_delivered_total")) == (TIMES, TIMES * 3 // 2)
+            assert (grown("leases_settled_total", outcome="acked"), grown("leases_open")) == (TIMES // 2, TIMES // 2)
+            moved = grown("leases_settled_total", outcome="nacked"), grown("jobs_moved_total", to="tail")
+            assert moved == (TIMES // 2, TIMES // 2)
+            sent = grown("forwards_total", peer="worker", direction="sent")
+            assert grown("forwards_total", peer="worker", direction="received") == sent
+            assert sent == (TIMES if count > 1 else 0)
+            assert grown("forwards_total", peer="replica") == grown("forward_failures_total") == 0
+            assert grown("http_requests_total", status="2xx") >= TIMES * 7 // 2
+            assert total(now, "kestrel_connections", state="pinned") >= TIMES // 2
+            assert total(now, "kestrel_server_status", status="up") == total(now, "kestrel_server_status") == count
+            assert total(now, "workers", state="silent") == 0
     for url in urls:
         assert http.post(url + "/ack").status_code == 204
 
 
+@BOTH
 def test_a_deleted_queue_s_orders_are_hops_too(many, queue):
     """The worker that deletes it informs each other one: sent once, received once."""
     count, http, _ = many
@@ -167,7 +176,7 @@ def test_a_worker_that_is_frozen_or_dead_is_told(tmp_path):
             assert other in children(gateway)
 
 
-def test_figures_travel_between_workers_as_they_are():
+def test_figures_travel_between_by_countas_they_are():
     """Names, labels and numbers, whole and not."""
     told = WorkerFigures(3, (("leases_open", (), 7), ("forwards_total", ("worker", "sent"), 2), ("x", (), 0.5)))
     assert unpack_result(pack_result(1, told)) == (1, told)
