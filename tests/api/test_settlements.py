@@ -15,6 +15,7 @@ from tests.lab.http import HttpClient
 from tests.lab.ledger import check, last_words
 from tests.lab.ports import free_port
 from tests.lab.waiting import until
+from tests.lab.workers import client_of_each
 
 pytestmark = pytest.mark.usefixtures("ledger_balances")
 
@@ -434,30 +435,30 @@ def parked_polls(http, queue):
 
 
 def test_any_worker_carries_out_any_settlement(tmp_path):
-    """With three workers and a fresh connection for each request, delays, rejects, reasons and positions arrive."""
+    """With three workers and a lease at each: delays, rejects, reasons and positions arrive through the others."""
     with running(tmp_path / "data", "--workers", "3", *BRIEF) as gateway:
-        with gateway.client(headers={"connection": "close"}) as http:
-            enqueue(http, "q", *range(18))
-            jobs = [take(http, "q") for _ in range(18)]
-            for number, job in enumerate(jobs):
-                url = job["lease"]["url"]
-                if number % 3 == 0:
-                    answers = [http.post(url + "/nack", json={"delay": 0.5, "reason": "r"}) for _ in range(3)]
-                    assert [(answer.status_code, answer.json()) for answer in answers[1:]] == [
-                        (200, answers[0].json()),
-                        (200, answers[0].json()),
-                    ]
-                elif number % 3 == 1:
-                    assert http.post(url + "/reject", json={"reason": "r"}).status_code == 204
+        with client_of_each(gateway, 3) as clients:
+            enqueue(clients[0], "q", *range(9))
+            for number in range(9):
+                at = number % 3
+                others = clients[at + 1 :] + clients[:at]
+                lease = take(clients[at], "q")["lease"]
+                if number < 3:
+                    body = {"delay": 0.5, "reason": "r"}
+                    answers = [http.post(lease["url"] + "/nack", json=body) for http in (*others, clients[at])]
+                    assert {answer.status_code for answer in answers} == {200}
+                    assert answers[0].json() == answers[1].json() == answers[2].json()
+                elif number < 6:
+                    assert others[number % 2].post(lease["url"] + "/reject", json={"reason": "r"}).status_code == 204
                 else:
-                    settled = http.post("/leases/settle", json={"acks": [job["lease"]["id"]]})
+                    settled = others[number % 2].post("/leases/settle", json={"acks": [lease["id"]]})
                     assert settled.json()["results"][0]["status"] == 204
-            again = [take(http, "q") for _ in range(6)]
-            assert sorted(job["data"] for job in again) == list(range(0, 18, 3))
+            again = [take(http, "q") for http in clients]
+            assert sorted(job["data"] for job in again) == [0, 1, 2]
             assert {(job["attempt"], job["attributes"]["lasterror"]) for job in again} == {(2, "r")}
-            for job in again:
-                assert http.post(job["lease"]["url"] + "/ack").status_code == 204
-            assert http.post("/queues/q/redrive").json() == {"redriven": 6, "expired": 0, "left": 0}
+            for job, other in zip(again, clients[1:] + clients[:1], strict=True):
+                assert other.post(job["lease"]["url"] + "/ack").status_code == 204
+            assert clients[0].post("/queues/q/redrive").json() == {"redriven": 3, "expired": 0, "left": 0}
         assert gateway.stop() == 0
         assert len(last_words(gateway.log.read_text())) == 3
 
