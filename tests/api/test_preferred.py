@@ -171,7 +171,7 @@ def test_a_client_that_leaves_strands_nothing(gateway, http, queue):
     """Many times, waiting on three queues: the next consumer gets the job."""
     queues = names(queue)
     path = "/next?timeout=30&" + "&".join(f"queue={each}" for each in queues)
-    for number in range(examples(30)):
+    for number in range(examples(30, fewest=12)):
         connection = gateway.connect()
         connection.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
         if number % 2:

@@ -27,7 +27,7 @@ def reset(connection: socket.socket) -> None:
     connection.close()
 
 
-TIMES = int(os.environ.get("KESTREL_GATEWAY_TEST_VANISHING_TIMES", examples(30)))
+TIMES = int(os.environ.get("KESTREL_GATEWAY_TEST_VANISHING_TIMES", examples(30, fewest=12)))
 LATE_S = 0.3
 PAUSE_S = 0.002
 """As many jobs meet a poll that ends as without it; two busy threads would only take the CPU from the consumer."""
@@ -87,14 +87,14 @@ def test_the_gateway_sees_a_client_leave_whatever_it_sent(gateway, http, queue, 
 
 
 def test_parked_polls_are_served_in_order(gateway, http, queue):
-    """Jobs go to polls in the order they arrived, over few Kestrel connections."""
-    count = 100
+    """Jobs go to polls in the order they arrived, over 32 Kestrel connections."""
+    count = 48
     polls = []
     for number in range(count):
         connection = gateway.connect()
         park(connection, queue)
         polls.append(connection)
-        if number % 50 == 49:
+        if number % 24 == 23:
             until(lambda: http.get("/readyz").status_code == 200)
     until(lambda: waiters(http, queue) >= 1)
     assert waiters(http, queue) <= 32
