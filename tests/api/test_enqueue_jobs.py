@@ -1,11 +1,8 @@
 """`POST /queues/{queue}/jobs/batch`: JSON, text and bytes in one JSON body."""
 
-import base64
 import json
 
 import pytest
-
-from tests.lab.gateway import running
 
 
 def enqueue(http, queue, body, **headers):
@@ -100,31 +97,6 @@ def test_other_types_are_refused(http, queue):
         answer = enqueue(http, queue, b'{"jobs": []}', **{"content-type": content_type})
         assert (answer.status_code, answer.json()["code"]) == (415, "unsupported-media-type")
         assert "send application/json" in answer.json()["detail"]
-
-
-@pytest.fixture(scope="module")
-def limited(tmp_path_factory):
-    """A client of a gateway with small jobs and a raw queue."""
-    folder = tmp_path_factory.mktemp("limited")
-    (folder / "queues.toml").write_text('[queues.raw]\nformat = "raw"\n')
-    flags = ("--max-job-bytes", "1000", "--queues", str(folder / "queues.toml"))
-    with running(folder / "data", *flags) as gateway, gateway.client() as client:
-        yield client
-
-
-def test_the_limit_is_that_of_the_payload(limited):
-    """Whatever the JSON around it takes: base64, or every letter as an escape."""
-    for count, status in ((1000, 201), (1001, 413)):
-        whole = {"data_base64": base64.b64encode(b"\xff" * count).decode(), "content_type": "image/png"}
-        assert enqueue(limited, "q", {"jobs": [whole]}).status_code == status
-        escaped = b'{"content_type": "text/plain", "data": "%b"}' % (rb"\u0001" * count)
-        assert enqueue(limited, "q", b'{"jobs": [%b]}' % escaped).status_code == status
-
-
-def test_a_raw_queue_gets_the_payloads(limited):
-    """Each job is an item of its own, without an envelope."""
-    assert enqueue(limited, "raw", {"jobs": [{"data": [1]}, {"data_base64": "/wA="}]}).status_code == 201
-    assert [taken(limited, "raw")[0] for _ in range(2)] == [b"[1]", b"\xff\x00"]
 
 
 def test_a_repeated_request_stores_once(http, queue):

@@ -7,8 +7,6 @@ import time
 
 import pytest
 
-from tests.lab.gateway import running
-
 JOB_MEMBERS = ["id", "queue", "attempt", "enqueued_at", "content_type", "data", "attributes"]
 
 
@@ -107,14 +105,3 @@ def test_a_client_that_goes_away_takes_no_job(gateway, http, queue):
             time.sleep(0.01)
     http.post(f"/queues/{queue}/jobs", json=1)
     assert lease(http, queue, timeout=5)["jobs"][0]["attempt"] == 1
-
-
-def test_the_policy_of_the_queue_decides_the_length(tmp_path):
-    """Where the request does not, as with `next`."""
-    policies = tmp_path / "queues.toml"
-    policies.write_text("[queues.slow]\nlease = 600\n")
-    with running(tmp_path / "data", "--queues", str(policies)) as gateway, gateway.client() as http:
-        for body, shortest_s in (({}, 590), ({"lease_seconds": 900}, 890)):
-            http.post("/queues/slow/jobs", json=1)
-            expires = lease(http, "slow", timeout=5, **body)["lease"]["expires_at"]
-            assert time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(time.time() + shortest_s)) < expires

@@ -9,6 +9,7 @@ from collections import Counter
 
 import pytest
 
+from gateway.envelope.times import instant
 from tests.lab.gateway import running
 from tests.lab.ports import free_port
 from tests.lab.waiting import until
@@ -34,6 +35,9 @@ max_bytes = 3
 
 [queues.large]
 max_bytes = 3000000
+
+[queues.thousand]
+max_bytes = 1000
 
 [queues.legacy]
 key = "ns:legacy"
@@ -130,6 +134,7 @@ def is_empty(http, queue):
     early = http.get(f"/queues/{queue}/next?timeout=0")
     if early.status_code == 200:
         http.post(early.json()["lease"]["url"] + "/nack")
+        return False
     return http.get(f"/queues/{queue}").json()["items"] == 0
 
 
@@ -156,6 +161,15 @@ def test_the_policy_s_lease_is_used_where_none_is_asked(http):
         assert abs(lease_s(http, f"/queues/{queue}/next{query}") - expected) <= 2, queue
 
 
+def test_the_call_with_a_body_has_the_policy_s_lease(http):
+    """`leaseJobs`, too, unless the request names a length."""
+    for body, expected in (({}, 7), ({"lease_seconds": 30}, 30)):
+        http.post("/queues/brief/jobs?ttl=1000", json=1)
+        lease = http.post("/queues/brief/leases", json={"timeout": 5, **body}).json()["lease"]
+        assert abs(instant(lease["expires_at"]) - time.time() - expected) <= 2
+        http.post(lease["url"] + "/ack")
+
+
 def test_the_policy_s_size_holds(http):
     """`max_bytes` in place of --max-job-bytes, smaller and larger, also for each job of many."""
     assert http.post("/queues/small/jobs", content=b"1234").status_code == 413
@@ -164,6 +178,23 @@ def test_the_policy_s_size_holds(http):
     assert http.post("/queues/large/jobs", content=b"x" * 3_000_001).status_code == 413
     lines = {"content-type": "application/x-ndjson"}
     assert http.post("/queues/small/jobs", content=b"1\n1234\n", headers=lines).status_code == 207
+
+
+def test_the_limit_of_a_job_in_a_batch_is_that_of_its_payload(http):
+    """Whatever the JSON around it takes: base64, or every letter as an escape."""
+    for count, status in ((1000, 201), (1001, 413)):
+        whole = {"data_base64": base64.b64encode(b"\xff" * count).decode(), "content_type": "image/png"}
+        assert http.post("/queues/thousand/jobs/batch", json={"jobs": [whole]}).status_code == status
+        escaped = b'{"jobs": [{"content_type": "text/plain", "data": "%b"}]}' % (rb"\u0001" * count)
+        headers = {"content-type": "application/json"}
+        assert http.post("/queues/thousand/jobs/batch", content=escaped, headers=headers).status_code == status
+
+
+def test_a_raw_queue_gets_the_payloads_of_a_batch(http):
+    """Each job is an item of its own, without an envelope."""
+    jobs = {"jobs": [{"data": [1]}, {"data_base64": "/wA="}]}
+    assert http.post("/queues/raw-batch/jobs/batch", json=jobs).status_code == 201
+    assert [http.get("/queues/raw-batch/next?format=raw").content for _ in range(2)] == [b"[1]", b"\xff\x00"]
 
 
 def test_a_queue_with_a_key_of_its_own(http, memcache):
