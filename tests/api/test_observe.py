@@ -15,14 +15,14 @@ PAYLOAD = "the-payload-of-a-job"
 
 
 def operations():
-    """Each operation of the contract: its method, path and the scopes of which a key needs one."""
+    """Each operation of the contract: its name, method, path and the scopes of which a key needs one."""
     paths = parse_yaml((ROOT / "openapi.yaml").read_text())["paths"]
     for path, described in paths.items():
         for method in METHODS:
             if method in described:
                 operation = described[method]
                 scopes = [scope for each in operation["security"] for scope in each["key"]]
-                yield pytest.param((method.upper(), path, scopes), id=operation["operationId"])
+                yield operation["operationId"], method.upper(), path, scopes
 
 
 @pytest.fixture(scope="module")
@@ -66,12 +66,6 @@ def observer(gateway, keyring):
         yield http
 
 
-@pytest.fixture(scope="module")
-def before(everything, lease):
-    """The state that no test changes."""
-    return state(everything)
-
-
 def state(http):
     """What a caller that may do everything sees of the queue."""
     figures = [http.get(f"/queues/{name}").json() | {"age_s": 0} for name in ("q", "q+audit")]
@@ -79,22 +73,21 @@ def state(http):
     return figures, letters, http.get("/queues/q/peek").json()
 
 
-@pytest.mark.parametrize("operation", list(operations()))
-def test_an_observer_only_looks(everything, observer, lease, before, operation):
-    """Every operation of the contract: it is refused, or it is a GET that shows no payload and changes nothing."""
-    method, path, scopes = operation
-    path = path.format(
-        queue="q", child="audit", lease=lease.split("/")[-1], letter="0", backend="embedded", code="not-found"
-    )
-    answer = observer.request(method, path, json={} if method in {"POST", "PUT"} else None)
-    if scopes and "observe" not in scopes:
-        assert (answer.status_code, answer.json()["code"]) == (403, "forbidden-scope")
-    elif scopes:
-        assert method == "GET"
-        assert answer.status_code == 200
-    else:
-        assert answer.status_code not in {401, 500}
-    assert PAYLOAD not in answer.text
+def test_an_observer_only_looks(everything, observer, lease):
+    """Every operation of the contract: it is refused, or it is a GET that shows no payload; and nothing changes."""
+    before = state(everything)
+    for name, method, template, scopes in operations():
+        path = template.format(
+            queue="q", child="audit", lease=lease.split("/")[-1], letter="0", backend="embedded", code="not-found"
+        )
+        answer = observer.request(method, path, json={} if method in {"POST", "PUT"} else None)
+        if scopes and "observe" not in scopes:
+            assert (answer.status_code, answer.json()["code"]) == (403, "forbidden-scope"), name
+        elif scopes:
+            assert (method, answer.status_code) == ("GET", 200), name
+        else:
+            assert answer.status_code not in {401, 500}, name
+        assert PAYLOAD not in answer.text, name
     assert state(everything) == before
     assert everything.get(lease).json()["state"] == "held"
 
