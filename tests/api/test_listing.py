@@ -275,8 +275,8 @@ def test_equal_queues_are_shown_once_beyond_what_a_cursor_holds(sort, monkeypatc
     monkeypatch.setattr("gateway.api.response.cursor.MAX_AHEAD", 5)
     clock = [1_700_000_000.0]
     figures = dict.fromkeys((field for field in FIELDS.values() if field != "age_s"), 7)
-    equal = [QueueFigures(f"q{number:02}") for number in range(40)]
-    same = [QueueFigures(f"r{number:02}", age_s=3, **figures) for number in range(40)]
+    equal = [QueueFigures(f"q{number:02}") for number in range(12)]
+    same = [QueueFigures(f"r{number:02}", age_s=3, **figures) for number in range(12)]
 
     def later(queues):
         clock[0] += 7

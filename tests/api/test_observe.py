@@ -25,6 +25,9 @@ def operations():
                 yield operation["operationId"], method.upper(), path, scopes
 
 
+OPERATIONS = list(operations())
+
+
 @pytest.fixture(scope="module")
 def keyring(tmp_path_factory):
     ring = Keyring(tmp_path_factory.mktemp("observe") / "keys.toml")
@@ -76,7 +79,7 @@ def state(http):
 def test_an_observer_only_looks(everything, observer, lease):
     """Every operation of the contract: it is refused, or it is a GET that shows no payload; and nothing changes."""
     before = state(everything)
-    for name, method, template, scopes in operations():
+    for name, method, template, scopes in OPERATIONS:
         path = template.format(
             queue="q", child="audit", lease=lease.split("/")[-1], letter="0", backend="embedded", code="not-found"
         )
