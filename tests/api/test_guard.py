@@ -34,10 +34,10 @@ BAD_HOSTS = [
 ]
 
 
-@pytest.mark.parametrize("host", GOOD_HOSTS)
-def test_loopback_hosts_are_served(http, host):
+def test_loopback_hosts_are_served(http):
     """Whatever name of this machine is used, with or without a port."""
-    assert http.get("/queues", headers={"host": host}).status_code == 200
+    for host in GOOD_HOSTS:
+        assert http.get("/queues", headers={"host": host}).status_code == 200, host
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1:65536", "localhost:99999", f"[::1]:{'9' * 5000}", "evil.example:99999"])
@@ -48,12 +48,12 @@ def test_a_port_that_does_not_exist_is_a_bad_request(http, host):
     assert "the port is above the maximum of 65535" in answer.json()["detail"]
 
 
-@pytest.mark.parametrize("host", BAD_HOSTS)
-def test_other_hosts_are_refused(http, host):
+def test_other_hosts_are_refused(http):
     """A name that a web page could have pointed here (DNS rebinding) is a 403; probes are answered all the same."""
-    answer = http.get("/queues", headers={"host": host})
-    assert (answer.status_code, answer.json()["code"]) == (403, "forbidden-host")
-    assert http.get("/livez", headers={"host": host}).status_code == 200
+    for host in BAD_HOSTS:
+        answer = http.get("/queues", headers={"host": host})
+        assert (answer.status_code, answer.json()["code"]) == (403, "forbidden-host"), host
+        assert http.get("/livez", headers={"host": host}).status_code == 200, host
 
 
 @pytest.mark.parametrize(

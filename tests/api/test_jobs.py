@@ -104,15 +104,16 @@ def test_prefer_wait_is_used_where_no_timeout_is_given(http, queue):
     assert (answer.status_code, "preference-applied" in answer.headers) == (204, False)
 
 
-@pytest.mark.parametrize(
-    "value", ["-1", "abc", "1e9", "nan", "inf", "", "1_0", "43201", "%D9%A1", "0x1", "1.", ".5", "+1"]
-)
+DURATIONS = ["-1", "abc", "1e9", "nan", "inf", "", "1_0", "43201", "%D9%A1", "0x1", "1.", ".5", "+1"]
+
+
 @pytest.mark.parametrize("name", ["timeout", "lease"])
-def test_a_bad_duration_is_told(http, queue, name, value):
+def test_a_bad_duration_is_told(http, queue, name):
     """Anything but digits with an optional fraction, in range, is a 400 that names the parameter."""
-    answer = http.get(f"/queues/{queue}/next?{name}={value}")
-    assert (answer.status_code, answer.json()["code"]) == (400, "invalid-parameter")
-    assert name in answer.json()["detail"]
+    for value in DURATIONS:
+        answer = http.get(f"/queues/{queue}/next?{name}={value}")
+        assert (answer.status_code, answer.json()["code"]) == (400, "invalid-parameter"), value
+        assert name in answer.json()["detail"], value
 
 
 @pytest.mark.parametrize("query", ["timout=1", "timeout=1&timeout=1", "lease=1&ack=x"])

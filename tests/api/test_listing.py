@@ -336,13 +336,16 @@ def test_pages_by_age_over_http(http):
         assert sorted(found) == sorted(f"ag-{number}" for number in range(12))
 
 
-@pytest.mark.parametrize(
-    "query",
-    ["sort=x", "sort=name&sort=items", "limit=0", "limit=10001", "limit=1.5", "cursor=zz", "cursor=", "filter=x", "x=1"]
-    + ["&".join(["filter=items>1"] * 17), "filter=items>1%00", "filter=name~%2e%2e%2f", "sort=", "limit=%C2%B2"],
-)
-def test_questions_that_cannot_be_asked(http, query):
+IMPOSSIBLE = [
+    *("sort=x", "sort=name&sort=items", "sort=", "limit=0", "limit=10001", "limit=1.5", "limit=%C2%B2"),
+    *("cursor=zz", "cursor=", "filter=x", "x=1", "&".join(["filter=items>1"] * 17), "filter=items>1%00"),
+    "filter=name~%2e%2e%2f",
+]
+
+
+def test_questions_that_cannot_be_asked(http):
     """A 400 that names the parameter."""
-    answer = http.get(f"/queues?{query}")
-    assert (answer.status_code, answer.json()["code"]) == (400, "invalid-parameter")
-    assert query.split("=")[0] in answer.json()["detail"]
+    for query in IMPOSSIBLE:
+        answer = http.get(f"/queues?{query}")
+        assert (answer.status_code, answer.json()["code"]) == (400, "invalid-parameter"), query
+        assert query.split("=")[0] in answer.json()["detail"], query

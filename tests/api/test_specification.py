@@ -1,7 +1,6 @@
 """openapi.yaml against the code: the same paths, the same errors, the same limits, the same examples."""
 
 import ast
-import contextlib
 import json
 import re
 
@@ -142,12 +141,16 @@ BAD = (
 )
 
 
-@pytest.mark.parametrize(("change", "good"), [(each, True) for each in GOOD] + [(each, False) for each in BAD])
-def test_events_are_what_cloudevents_allows(change, good):
+STAMP = EnqueueContext("/", 0.0)
+
+
+def test_events_are_what_cloudevents_allows():
     """The gateway checks events itself: their rules are more than a schema can say that every generator reads."""
-    event = EVENT | change
-    with contextlib.nullcontext() if good else pytest.raises(InvalidEvent):
-        wrap_event(json.dumps(event).encode(), job_id="1", stamp=EnqueueContext("/", 0.0))
+    for change in GOOD:
+        wrap_event(json.dumps(EVENT | change).encode(), job_id="1", stamp=STAMP)
+    for wrong in BAD:
+        with pytest.raises(InvalidEvent):
+            pytest.fail(f"{wrong}: {wrap_event(json.dumps(EVENT | wrong).encode(), job_id='1', stamp=STAMP)}")
 
 
 def test_the_document_is_served_as_it_is(gateway, root):
