@@ -20,3 +20,8 @@ def some(values: Sequence[T], *, fewest: int = 1) -> list[T]:
     """All values in CI, else a third of them, at least `fewest`: the first one, and others at equal distances."""
     count = len(values) if os.environ.get("CI") else min(len(values), max(fewest, len(values) // 3))
     return [values[number * len(values) // count] for number in range(count)]
+
+
+def in_ci(*forms: T) -> tuple[T, ...]:
+    """Further forms of a test in CI, and none on a developer's machine, where its other forms take the same paths."""
+    return forms if os.environ.get("CI") else ()
