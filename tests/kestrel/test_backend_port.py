@@ -18,6 +18,7 @@ from tests.kestrel.conftest import on_a_socket, renew
 from tests.kestrel.standin import Manners, StandIn, darner, siberite
 from tests.kestrel.support import client
 from tests.lab.broker import BrokerProcess
+from tests.lab.examples import in_ci
 
 Opened = Callable[[list[BrokerProcess]], contextlib.AbstractAsyncContextManager["Rig"]]
 
@@ -88,6 +89,15 @@ BACKENDS = {
     "siberite": stand_ins(siberite),
     "mixed": stand_ins(Manners, darner, siberite),
 }
+TESTED = (
+    "broker",
+    "multiplexed",
+    "three, two of them multiplexed",
+    "kestrel",
+    "mixed",
+    *in_ci("three brokers", "darner", "siberite"),
+)
+"""The servers of the last three are in the mixed ones, too."""
 
 
 @pytest.fixture(scope="module")
@@ -97,12 +107,12 @@ def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[BrokerP
         yield [stack.enter_context(on_a_socket(tmp_path_factory.mktemp("broker"))) for _ in range(3)]
 
 
-@pytest.fixture(params=list(BACKENDS.values()), ids=list(BACKENDS))
+@pytest.fixture(params=TESTED)
 def opened(
     request: pytest.FixtureRequest, processes: list[BrokerProcess]
 ) -> Callable[[], contextlib.AbstractAsyncContextManager[Rig]]:
     """Opens one implementation; a test closes it."""
-    return lambda: request.param(processes)
+    return lambda: BACKENDS[request.param](processes)
 
 
 async def take(backend: Backend, timeout_s: float = 2.0):
