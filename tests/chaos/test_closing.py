@@ -9,8 +9,9 @@ import pytest
 from chaos.closing import PROGRAMS, present
 from chaos.processes import Processes
 from chaos.redelivery import Moment, of_consumers, of_gateways
+from tests.lab.examples import examples
 
-ROUNDS = int(os.environ.get("KESTREL_GATEWAY_TEST_CLOSING_ROUNDS", "100"))
+ROUNDS = int(os.environ.get("KESTREL_GATEWAY_TEST_CLOSING_ROUNDS", examples(100)))
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,7 @@ def test_clients_that_close_at_awkward_moments_strand_nothing(processes, program
     assert (found.stranded, found.again) == (0, 0)
 
 
-@pytest.mark.parametrize("rounds", [20, pytest.param(50, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rounds", [examples(20, fewest=8), pytest.param(50, marks=pytest.mark.slow)])
 def test_a_dead_consumers_job_is_the_next_ones(tmp_path, rounds):
     """A parked consumer is killed: the next job goes past it, every time, and in the half of cases within 250 ms."""
     with Processes(tmp_path, servers=1, replicas=1, workers=1) as processes:

@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from gateway.envelope.times import instant
+from tests.lab.examples import examples
 from tests.lab.gateway import Running, running
 
 LATE_S = 0.5 if "KESTREL_GATEWAY_TEST_TIMES" in os.environ else 600.0
@@ -77,7 +78,7 @@ def dead_letters(http: httpx.Client, queue: str) -> int:
     return int(http.get(f"/queues/{queue}/dead-letters").json()["items"])
 
 
-@pytest.mark.parametrize("jobs", [10, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("jobs", [examples(10, fewest=4), pytest.param(100, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("queue", BOUNDS_S)
 def test_the_times_between_attempts_fit_the_policy(gateway: Running, queue: str, jobs: int) -> None:
     """Every attempt comes, none before its time, by nacks and by expired leases."""

@@ -11,7 +11,7 @@ from tests.lab.examples import examples
 @pytest.mark.parametrize(
     ("rounds", "gateways", "broker"),
     [
-        (examples(3, fewest=2), 1, False),
+        (examples(3, fewest=1), 1, False),
         pytest.param(20, 2, False, marks=pytest.mark.slow),
         pytest.param(10, 2, True, marks=pytest.mark.slow),
     ],
