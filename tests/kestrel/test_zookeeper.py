@@ -6,7 +6,6 @@ import itertools
 import json
 import logging
 import os
-import subprocess
 import sys
 import threading
 import time
@@ -346,9 +345,7 @@ def test_without_kazoo_it_is_said(tmp_path):
     (tmp_path / "main.py").write_text("import sys; sys.modules['kazoo'] = None\nfrom gateway.cli import main\nmain()\n")
     command = [sys.executable, tmp_path / "main.py", "serve", "--kestrel", "zk:127.0.0.1:2181/kestrel"]
     path = os.pathsep.join(each for each in sys.path if each)
-    told = subprocess.run(
-        command, capture_output=True, text=True, timeout=30, cwd=tmp_path, env=os.environ | {"PYTHONPATH": path}
-    )
+    told = run_process(command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": path})
     assert told.returncode == 2
     assert told.stderr.count("\n") == 1
     assert "pip install 'kestrel-gateway[zookeeper]'" in told.stderr
