@@ -136,7 +136,7 @@ def test_one_killed_one_frozen_one_added(tmp_path, jobs):
             gateway.process.send_signal(signal.SIGHUP)
             async with asyncio.timeout(10):
                 while not await asyncio.to_thread(is_up, gateway, many[3].address):
-                    await asyncio.sleep(0.05)
+                    await asyncio.sleep(0.1)
             joined.set()
 
         connections = [AsyncHttp(gateway.port) for _ in range(PRODUCERS + CONSUMERS)]
@@ -152,7 +152,7 @@ def test_one_killed_one_frozen_one_added(tmp_path, jobs):
             frozen.thaw()
             async with asyncio.timeout(30):
                 while ledger.missing() or not await asyncio.to_thread(is_empty, gateway, len(many)):
-                    await asyncio.sleep(0.05)
+                    await asyncio.sleep(0.1)
             over.set()
             await asyncio.gather(*consuming)
 

@@ -30,7 +30,7 @@ DELAYS_S = {"all": ALL_LEVELS_S, "month": LONGEST_DELAY_S}
 async def come(rig, name: str, count: int = 1) -> None:
     async with asyncio.timeout(20):
         while await rig.items(name) < count:
-            await asyncio.sleep(0.005)
+            await asyncio.sleep(0.02)
 
 
 def test_a_month_passes_through_all_levels(own_broker, monkeypatch):
@@ -145,7 +145,7 @@ def test_a_read_only_server_s_jobs_move_to_another(tmp_path):
                     left = merged.servers.get(leaving, {}).values()
                     if not sum(each.items + each.open_reads for each in left):
                         break
-                    await asyncio.sleep(0.02)
+                    await asyncio.sleep(0.05)
             assert await rig.held() == 40
 
     with brokers(tmp_path, 2) as (one, other):
