@@ -9,7 +9,9 @@ from datetime import datetime
 from pathlib import Path
 
 import httpx
+import pytest
 
+from gateway.delivery.delay import server_watch, watch
 from gateway.delivery.delay.held_job import HeldJob
 from gateway.envelope.due import milliseconds
 from tests.delay.support import JumpingClock, delay_rig
@@ -22,8 +24,12 @@ WAIT_MS = 1700
 KEY = f"_kestrel-gateway__delay-of-{WAIT_MS}"
 
 
-def test_a_job_with_a_delay_of_its_own_makes_one_hop(own_broker: BrokerProcess) -> None:
+def test_a_job_with_a_delay_of_its_own_makes_one_hop(
+    own_broker: BrokerProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It is on the queue of its delay until it is due. Without such a queue, it goes through the levels."""
+    monkeypatch.setattr(server_watch, "FOREIGN_S", 60.0)
+    monkeypatch.setattr(watch, "MEMBERS_S", 86_400.0)
     clock = JumpingClock()
 
     async def work() -> None:
