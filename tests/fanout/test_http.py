@@ -145,13 +145,13 @@ def test_jobs_are_published_to_the_queue_only(http, queue, path):
         assert f"enqueue to '{queue}'" in answer.json()["detail"]
 
 
-@pytest.mark.parametrize("child", ["a.b", "a+b", "dead", "a__b", "-a", "a" * 65, "%20", "%0d%0a", "a%2fb", "*"])
 @pytest.mark.parametrize("method", ["PUT", "GET", "DELETE"])
-def test_what_is_no_name_is_refused(http, memcache, queue, method, child):
+def test_what_is_no_name_is_refused(http, memcache, queue, method):
     """No byte of it reaches Kestrel."""
-    answer = http.request(method, f"/queues/{queue}/subscriptions/{child}")
-    assert answer.status_code in (400, 404), answer.text
-    assert answer.json()["code"] in ("invalid-name", "not-found")
+    for child in ("a.b", "a+b", "dead", "a__b", "-a", "a" * 65, "%20", "%0d%0a", "a%2fb", "*"):
+        answer = http.request(method, f"/queues/{queue}/subscriptions/{child}")
+        assert answer.status_code in (400, 404), (child, answer.text)
+        assert answer.json()["code"] in ("invalid-name", "not-found"), child
     assert not [name for name in names(memcache) if name.startswith(f"{queue}+")]
 
 
