@@ -448,11 +448,6 @@ def test_orders_are_taken_from_replicas_only(pair: list[Replica], queue: str) ->
         Seal([SECRET.encode()]).check_answer(answer.headers[SEAL_HEADER], sealed(good)[SEAL_HEADER], answer.content)
 
 
-def test_a_gateway_without_replicas_has_no_such_path(gateway: Replica) -> None:
-    """404, as for any path that there is not."""
-    assert plain.post(gateway.url + PATH, content=b"{}").status_code == 404
-
-
 class Impostor:
     """Listens where a replica was, and answers everything alike; counts what reached it."""
 
