@@ -14,6 +14,7 @@ import pytest
 
 from gateway.broker.memory import BufferLimit
 from tests.lab.broker import BrokerProcess
+from tests.lab.examples import examples
 from tests.lab.memcache import MemcacheClient
 from tests.lab.waiting import until
 
@@ -202,14 +203,14 @@ def test_buffer_limit_drops_who_stalls() -> None:
 
 
 def test_half_sent_items_are_bounded(tmp_path: Path) -> None:
-    """Eight clients with nearly 32 MiB each stay below the limit; a stalled one gets an error, memory is freed."""
+    """Five clients with nearly 32 MiB each stay below the limit; a stalled one gets an error, memory is freed."""
     limits = ("--max-item-bytes", str(32 * MEBIBYTE), "--max-buffered-bytes", str(64 * MEBIBYTE))
     with BrokerProcess(tmp_path / "data", "--fsync", "off", *limits) as broker:
         normal = broker.client(30)
         assert normal.put("q", b"x" * MEBIBYTE) == b"STORED\r\n"
         assert normal.get("q") is not None
         quiet_bytes = broker.rss_bytes()
-        half_sent = [broker.client(10) for _ in range(8)]
+        half_sent = [broker.client(10) for _ in range(5)]
         most_bytes = 0
         for client in half_sent:
             with contextlib.suppress(OSError):
@@ -221,8 +222,8 @@ def test_half_sent_items_are_bounded(tmp_path: Path) -> None:
             assert normal.get("q") == b"y" * MEBIBYTE
         assert most_bytes - quiet_bytes < 100 * MEBIBYTE, f"{(most_bytes - quiet_bytes) / MEBIBYTE:.0f} MiB"
         broker.wait_for_log(r"is disconnected: incomplete items and unread answers reach 67108864 bytes")
-        told = [client.read_all() for client in half_sent[:6]]
-        assert told.count(b"SERVER_ERROR out of memory for incomplete items; send it again later\r\n") >= 5
+        told = [client.read_all() for client in half_sent[:3]]
+        assert told.count(b"SERVER_ERROR out of memory for incomplete items; send it again later\r\n") >= 2
         last = half_sent[-1]
         last.send(b"x" * 2 * MEBIBYTE + b"\r\n")
         assert last.line() == b"STORED\r\n"
@@ -239,7 +240,7 @@ def test_answers_that_nobody_reads_are_bounded(tmp_path: Path) -> None:
         item = bytes(range(256)) * (16 * MEBIBYTE // 256)
         assert client.put("big", item) == b"STORED\r\n"
         quiet_bytes = broker.rss_bytes()
-        silent = [broker.client() for _ in range(20)]
+        silent = [broker.client() for _ in range(12)]
         for each in silent:
             each.send(b"get big/peek\r\n" * 3)
             assert select.select([each.socket], [], [], 10)[0]
@@ -278,9 +279,9 @@ def _version(broker: BrokerProcess) -> bytes:
         return client.line()
 
 
-def test_twelve_thousand_silent_connections_slow_nobody_down(tmp_path: Path) -> None:
+def test_thousands_of_silent_connections_slow_nobody_down(tmp_path: Path) -> None:
     """A client that works does not notice them: its requests cost no more, and its reads are served."""
-    count = 12_000
+    count = examples(12_000, fewest=8000)
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard < count + 500:
         pytest.skip(f"the system allows {hard} open files, {count + 500} are needed")
@@ -293,7 +294,7 @@ def test_twelve_thousand_silent_connections_slow_nobody_down(tmp_path: Path) -> 
             silent.extend(socket.create_connection(("127.0.0.1", broker.port), 10) for _ in range(count))
             assert broker.stat("curr_connections") >= count
             beside_ms = _round_trip_ms(broker)
-            assert broker.rss_bytes() < 300 * MEBIBYTE
+            assert broker.rss_bytes() < count * MEBIBYTE // 40
             for one in silent:
                 one.close()
             broker.wait_for_stat("curr_connections", 1, 20)
