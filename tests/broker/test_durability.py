@@ -25,6 +25,7 @@ from gateway.broker.storage.inventory import StoredQueue, lowest_id
 from gateway.broker.storage.reader import DatabaseError
 from tests.lab.broker import BrokerProcess
 from tests.lab.commands import run_process
+from tests.lab.examples import examples
 
 ROUNDS = int(os.environ.get("KESTREL_GATEWAY_TEST_KILL_ROUNDS", "3"))
 
@@ -45,7 +46,7 @@ def test_kill_9_loses_and_repeats_nothing(tmp_path: Path, fsync: str) -> None:
             ] + [threading.Thread(target=_consume, args=(broker, confirmed, asked)) for _ in range(2)]
             for worker in workers:
                 worker.start()
-            time.sleep(chance.uniform(0.05, 0.4))
+            time.sleep(chance.uniform(0.05, examples(40, fewest=20) / 100))
             broker.kill()
             for worker in workers:
                 worker.join()
@@ -285,8 +286,8 @@ def _fill(broker: BrokerProcess) -> list[bytes]:
     """Sets until the broker refuses; what it said to be stored."""
     stored = []
     client = broker.client()
-    for i in range(2000):
-        body = b"%06d" % i + b"x" * 20_000
+    for i in range(700):
+        body = b"%06d" % i + b"x" * 60_000
         answer = client.put("q", body)
         if answer != b"STORED\r\n":
             assert answer.startswith(b"SERVER_ERROR cannot write")

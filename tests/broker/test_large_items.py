@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import resource
 import sqlite3
 import threading
@@ -30,12 +31,14 @@ from tests.broker.steps import Steps
 from tests.broker.test_durability import _item, _ItemOwner, _mounted
 from tests.lab.broker import BrokerProcess
 from tests.lab.commands import run_process
+from tests.lab.examples import examples
 from tests.lab.memcache import MemcacheClient
 from tests.lab.waiting import until
 
 MIB = 1 << 20
 
 
+@functools.lru_cache(16)
 def large(number: int, size: int = LARGE_BYTES + 1) -> bytes:
     """Bytes that differ in every part."""
     return b"".join(b"%d at %d " % (number, at) + b"." * (PART_BYTES - 20) for at in range(0, size, PART_BYTES))[:size]
@@ -413,9 +416,9 @@ def test_a_file_that_may_not_grow_in_the_middle(tmp_path: Path) -> None:
         assert client.put("q", b"before") == b"STORED\r\n"
         pid = broker.process.pid
         _, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
-        resource.prlimit(pid, resource.RLIMIT_FSIZE, (12 << 20, hard))
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (6 << 20, hard))
         refused = broker.client(60)
-        send(refused, "q", large(1, 20 * MIB))
+        send(refused, "q", large(1, 10 * MIB))
         assert refused.line().startswith(b"SERVER_ERROR cannot write")
         assert client.get("q/peek") == b"before"
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (hard, hard))
@@ -695,11 +698,11 @@ def test_a_start_takes_numbers_above_all_parts(tmp_path: Path) -> None:
 
 
 def test_memory_of_a_large_item_is_given_back(tmp_path: Path) -> None:
-    """Twenty items of 3 MiB, one after the other, leave less than a third of them behind."""
+    """Items of 3 MiB, one after the other, leave less than six of them behind."""
     with BrokerProcess(tmp_path / "data", "--fsync", "off") as broker:
         client = broker.client(60)
         before = broker.rss_bytes()
-        for number in range(20):
+        for number in range(examples(20, fewest=10)):
             data = large(number, 3 * MIB)
             assert client.put("q", data) == b"STORED\r\n"
             assert client.get("q") == data

@@ -354,15 +354,16 @@ def test_a_gateway_that_is_away_is_waited_for(start: Start, queue: str, tmp_path
         gateway.kill()
 
 
-@pytest.mark.parametrize("away", ["gateway", "endpoint"])
-def test_what_is_away_when_max_time_comes_is_no_success(start: Start, queue: str, put: Put, rest, away: str):
-    """The worker waits for it until then, and ends with 5: whoever started it learns that no job was done."""
+def test_what_is_away_when_max_time_comes_is_no_success(start: Start, queue: str, put: Put, rest):
+    """The worker waits for the gateway or the endpoint until then, and ends with 5: its starter learns that no job was
+    done."""
     put("job")
     nobody = f"http://127.0.0.1:{free_port()}"
-    work = ["--exec", "true"] if away == "gateway" else ["--to", nobody]
-    worker = start(queue, "--max-time", "2", *work, url=nobody if away == "gateway" else "")
-    assert worker.wait() == 5
-    assert re.search(f"exit code 5 at the end of --max-time: .*{re.escape(nobody)}", worker.text())
+    without_gateway = start(queue, "--max-time", "2", "--exec", "true", url=nobody)
+    without_endpoint = start(queue, "--max-time", "2", "--to", nobody)
+    for worker in (without_gateway, without_endpoint):
+        assert worker.wait() == 5
+        assert re.search(f"exit code 5 at the end of --max-time: .*{re.escape(nobody)}", worker.text())
     assert rest() == {"job": (1, "")}
 
 
@@ -378,12 +379,12 @@ def test_a_gateway_that_answers_no_connection_is_away(start: Start, queue: str):
     assert re.search("exit code 5 at the end of --max-time: no-answer: .*: no answer in time", worker.text())
 
 
-@pytest.mark.parametrize("wait", ["1", "20"])
-def test_a_gateway_that_does_not_answer_polls_is_away(start: Start, queue: str, wait: str):
+def test_a_gateway_that_does_not_answer_polls_is_away(start: Start, queue: str):
     """It takes them, and hangs: the last poll ends with --max-time, when a gateway that runs would answer."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        assert start(queue, "--max-time", "2", "--wait", wait, "--exec", "true", url=url).wait() == 5
+        workers = [start(queue, "--max-time", "2", "--wait", wait, "--exec", "true", url=url) for wait in ("1", "20")]
+        assert [worker.wait() for worker in workers] == [5, 5]
 
 
 def test_a_signal_ends_a_worker_that_waits_for_its_gateway(start: Start, queue: str):
@@ -392,8 +393,9 @@ def test_a_signal_ends_a_worker_that_waits_for_its_gateway(start: Start, queue: 
     worker.wait_for_log("no-answer")
     worker.send(signal.SIGTERM)
     assert worker.wait() == 0
-    for limit in ("0.01", "0.3", "1"):
-        assert start(queue, "--max-time", limit, "--concurrency", "3", "--exec", "true").wait() == 0
+    limits = ("0.01", "0.3", "1")
+    workers = [start(queue, "--max-time", limit, "--concurrency", "3", "--exec", "true") for limit in limits]
+    assert [worker.wait() for worker in workers] == [0, 0, 0]
 
 
 def test_a_settlement_is_repeated_until_it_is_certain(start: Start, queue: str, tmp_path: Path):
