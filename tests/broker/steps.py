@@ -52,7 +52,8 @@ class Steps:
 
     def turn(self) -> None:
         """One turn of the loop: what was collected is handed to the writer."""
-        self.loop.run_until_complete(asyncio.sleep(0))
+        self.loop.call_soon(self.loop.stop)  # costs a fifth of a task that runs for a turn
+        self.loop.run_forever()
 
     # The hands
 

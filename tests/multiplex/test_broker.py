@@ -18,6 +18,7 @@ import pytest
 from gateway.common.multiplex import messages
 from gateway.common.multiplex.frames import HEAD, LAST, FrameKind, frame
 from gateway.common.multiplex.messages import Code, Opening
+from tests.lab.forkserver import ForkedProcess
 from tests.multiplex.client import MultiplexClient, Rig, mode_of
 
 MIB = 1 << 20
@@ -347,8 +348,9 @@ def test_a_killed_worker_with_thousands_of_reads(tmp_path):
     with Rig(tmp_path / "data") as broker, contextlib.closing(broker.worker()) as other:
         for number in range(25):
             other.put(f"q{number}", *(b"%03d" % count for count in range(100)))
-        process = subprocess.Popen(
-            [sys.executable, "-c", HOLDER, broker.socket], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        (tmp_path / "holder.py").write_text(HOLDER)
+        process: subprocess.Popen[bytes] = ForkedProcess(
+            [sys.executable, str(tmp_path / "holder.py"), broker.socket], stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
         assert process.stdout is not None
         assert process.stdin is not None

@@ -58,17 +58,15 @@ def rest(http: httpx.Client, queue: str) -> Callable[[], dict[str, tuple[int, st
 
 
 @pytest.fixture
-def dead(http: httpx.Client, queue: str) -> Callable[[], dict[str, str]]:
-    """Takes every dead letter: its text and the reason."""
+def dead(
+    http: httpx.Client, queue: str, rest: Callable[[], dict[str, tuple[int, str]]]
+) -> Callable[[], dict[str, str]]:
+    """Brings back, takes and acks every dead letter: its text and the reason."""
 
     def take() -> dict[str, str]:
-        found = {}
-        while (answer := http.get(f"/queues/{queue}/dead-letters/peek")).status_code == 200:
-            job = answer.json()
-            found[job["data"]] = job["attributes"]["lasterror"]
-            http.post(f"/queues/{queue}/redrive", json={"max": 1}).raise_for_status()
-            taken = http.get(f"/queues/{queue}/next?timeout=5").json()
-            http.post(f"/leases/{taken['lease']['id']}/ack").raise_for_status()
+        dead = http.post(f"/queues/{queue}/redrive").raise_for_status().json()["redriven"]
+        found = {job: reason for job, (_, reason) in rest().items()}
+        assert len(found) == dead, "a job was ready, not dead"
         return found
 
     return take

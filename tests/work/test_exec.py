@@ -44,15 +44,14 @@ def test_the_exit_status_decides(start: Start, put: Put, queue: str, rest, dead)
     assert dead() == {each: f"exit status {each}: say {each}" for each in ("65", "100")}
 
 
-@pytest.mark.parametrize("code", [126, 127])
-def test_a_command_that_cannot_run_stops_the_worker(start: Start, put: Put, queue: str, rest, code: int):
+def test_a_command_that_cannot_run_stops_the_worker(start: Start, put: Put, queue: str, rest):
     """The shell's 126 and 127: the job goes back to the head, uses up no attempt, and the worker ends with the code."""
     put("one", "two")
-    for _ in range(2):
+    for code in (126, 127):
         worker = start(queue, *AT_ONCE, "--exec", "sh", "-c", f"exit {code}")
         assert worker.wait() == code
+        assert f"exit status {code}: the command cannot run" in worker.text()
     assert {job: attempt for job, (attempt, _) in rest().items()} == {"one": 1, "two": 1}
-    assert f"exit status {code}: the command cannot run" in worker.text()
 
 
 @pytest.mark.parametrize(
