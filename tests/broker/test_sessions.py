@@ -300,8 +300,8 @@ def test_flush_and_delete_of_a_backlog(
 ) -> None:
     """Both include items that are only on disk, leave later ones, and the counters end at zero."""
     for command, answer in ((b"flush", b"END\r\n"), (b"delete", b"DELETED\r\n")):
-        client.send(b"set %b 0 0 1\r\nx\r\n" % name.encode() * 7000)
-        client.read(8 * 7000)
+        client.send(b"set %b 0 0 1\r\nx\r\n" % name.encode() * 6000)
+        client.read(8 * 6000)
         client.send(command + b" " + name.encode() + b"\r\n")
         assert client.put(name, b"new") == answer
         assert client.line() == b"STORED\r\n"

@@ -166,7 +166,7 @@ BODIES: dict[str, tuple[dict[str, str], Callable[[], bytes]]] = {
     "lines-blank": (LINES, lambda: (b" " * 60_000 + b"\n1\n") * 130),
     "lines-short": (LINES, lambda: b"1\n" * (4 * MIB)),
     "lines-long": (LINES, lambda: EMPTIES + b"\n" + b"1" * (7 * MIB - 100)),
-    "lines-nested": (LINES, lambda: (EMPTIES[:8000].rpartition(b",")[0] + b"]\n") * 1000),
+    "lines-nested": (LINES, lambda: (EMPTIES[:8000].rpartition(b",")[0] + b"]\n") * 500),
     "batch-blank": (BATCH, lambda: b"[" + b" " * (8 * MIB - 2) + b"]"),
     "batch-one": (
         BATCH,

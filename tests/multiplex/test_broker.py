@@ -519,7 +519,7 @@ def test_a_backlog_larger_than_the_window_is_read_to_its_end(tmp_path):
     """An open that does not wait waits for the disk nevertheless; so does a peek."""
     with Rig(tmp_path / "data") as broker:
         with contextlib.closing(broker.worker()) as worker:
-            for start in range(0, 5000, 500):
+            for start in range(0, 2500, 500):
                 worker.put("q", *(b"%d" % number for number in range(start, start + 500)))
         broker.stop()
         broker.start()
@@ -528,12 +528,12 @@ def test_a_backlog_larger_than_the_window_is_read_to_its_end(tmp_path):
             worker.send(frame(FrameKind.PEEK, peek, b"q"))
             assert worker.next(FrameKind.PEEKED, peek).payload == b"0"
             found = []
-            while len(found) < 5000:
+            while len(found) < 2500:
                 id_ = worker.open("q", items=100)
                 for number in itertools.count():
                     item = worker.next(FrameKind.ITEM, id_ + number)
                     found.append(item.payload)
                     if item.flags & LAST:
                         break
-            assert found == [b"%d" % number for number in range(5000)]
+            assert found == [b"%d" % number for number in range(2500)]
             assert worker.take("q") is Code.EMPTY
