@@ -318,6 +318,9 @@ def main() -> None:
             _run_module(order["module"], order["arguments"])
     except SystemExit as error:
         code = error.code
+        if isinstance(code, str):
+            print(code, file=sys.stderr)
+            code = 1
     if code is None or isinstance(code, int):
         _end(code or 0)
     sys.exit(code)
