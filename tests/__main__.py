@@ -16,8 +16,8 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-WORKERS = 6
-"""Three times the cores of a small machine: most tests wait for other processes."""
+WORKERS = 8
+"""Four times the cores of a small machine: most tests wait for other processes."""
 
 
 def main(arguments: list[str]) -> int:
