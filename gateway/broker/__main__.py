@@ -34,6 +34,7 @@ from gateway.broker.listening import AddressError, ListenAddress, parse_address
 from gateway.broker.server import BrokerServer
 from gateway.broker.storage.reader import DatabaseError, UnusableFileError
 from gateway.common import logs, standard_files
+from gateway.common.allocator import return_large_blocks
 from gateway.common.channel import ChildChannel, Message, ignore_group_signals
 from gateway.common.counted import counted
 from gateway.common.flags import HELP, usage_mistake
@@ -201,6 +202,7 @@ def broker(
     if channel_fd is not None:
         ignore_group_signals()
         channel = ChildChannel(channel_fd)
+    return_large_blocks()
     os.umask(0o077)  # only the user who runs the broker may read its files
     options = Options(
         data=data,

@@ -23,10 +23,10 @@ import time
 from typing import Any, Protocol, cast
 
 from gateway.common import logs
+from gateway.common.allocator import return_free_memory, return_large_blocks
 from gateway.common.channel import ChildChannel, Message, ignore_group_signals
 from gateway.common.shares import Shares
 from gateway.fairness.loop_time import LoopTime
-from gateway.process.allocator import return_free_memory, return_large_blocks
 from gateway.process.start_message import StartMessage
 
 log = logging.getLogger(__name__)

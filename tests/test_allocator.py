@@ -5,7 +5,7 @@ import sys
 
 PROGRAM = """
 import asyncio, resource
-from gateway.process import allocator
+from gateway.common import allocator
 
 async def main():
     allocator.return_large_blocks()
@@ -36,3 +36,27 @@ def test_memory_between_what_is_in_use_returns():
     """40 MB of jobs, of which every tenth stays. A time without free descriptors does not end this."""
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
+
+
+BLOCKS = """
+import sys
+from gateway.common import allocator
+
+if sys.argv[1] == "returned":
+    allocator.return_large_blocks()
+for _ in range(2):  # glibc gives the first one back, and keeps blocks of its size from then on
+    before = allocator._resident_bytes()
+    large = b"x" * (20 << 20)
+    later = b"x" * 100_000
+    del large
+print(allocator._resident_bytes() - before)
+"""
+
+
+def test_a_large_block_returns_below_what_is_in_use():
+    """Which it does not by itself."""
+    for kind in ("kept", "returned"):
+        done = subprocess.run(
+            [sys.executable, "-c", BLOCKS, kind], capture_output=True, text=True, timeout=60, check=True
+        )
+        assert (int(done.stdout) > 10 << 20) == (kind == "kept"), (kind, done.stdout)
