@@ -251,6 +251,8 @@ def test_a_gateway_that_is_away_is_tried_again():
         (["put", "q", "x", "--ttl", "soon"], 2, "'soon' is not a number of seconds"),
         (["put", "q", "x", "--ttl", "0"], 1, "ttl: 0 is not between"),
         (["put", "q", "x", "--delay", "99999999"], 1, "delay: 99999999 is not between"),
+        (["nack", "A" * 60, "--delay", "99999999"], 1, "delay: 99999999 is greater"),
+        (["extend", "A" * 60, "0"], 1, "lease_seconds: 0 is less"),
     ],
 )
 def test_exit_codes(command: Commands, arguments: list[str], code: int, message: str):

@@ -191,12 +191,13 @@ def _fork_sibling() -> int:
     python = ctypes.PyDLL(None, use_errno=True)
     python.PyOS_BeforeFork()
     pid: int = python.syscall(CLONE, CLONE_PARENT, 0, 0, 0, 0)
+    error = ctypes.get_errno()
     if pid == 0:
         python.PyOS_AfterFork_Child()
         return 0
     python.PyOS_AfterFork_Parent()
     if pid == -1:
-        raise OSError(ctypes.get_errno(), "clone")
+        raise OSError(error, "clone")
     return pid
 
 
