@@ -9,6 +9,7 @@ import pytest
 from tests.api.test_jobs import waiters
 from tests.batches.test_lines import peak_bytes
 from tests.lab.gateway import running
+from tests.lab.ledger import figures, total
 from tests.lab.waiting import until
 from tests.streams.reader import StreamReader
 
@@ -302,6 +303,11 @@ def put_large(http, queue, count):
     assert http.post(f"/queues/{queue}/jobs", content=lines, headers=headers).status_code == 204
 
 
+def leases_open(http):
+    """The open leases of all workers."""
+    return total(figures(http.get("/metrics").text, "leases_open"), "leases_open")
+
+
 def attempts_of_all(http, queue):
     """The attempt of each job on the queue, which is empty afterwards."""
     attempts = []
@@ -316,9 +322,11 @@ def test_a_lease_that_expires_unread_ends_the_stream(gateway, http, queue):
     put_large(http, queue, MORE_THAN_FITS)
     put(http, queue, "last")
     stored = MORE_THAN_FITS + 1
+    others = leases_open(http)
     with StreamReader(gateway, f"/queues/{queue}/stream?window=100&lease_seconds=1", rcvbuf=4096) as stream:
         until(lambda: http.get(f"/queues/{queue}").json()["open_reads"] > 0)
         until(lambda: http.get(f"/queues/{queue}").json()["open_reads"] == 0)
+        until(lambda: leases_open(http) <= others)  # the worker of the stream knows it, too
         assert http.get(f"/queues/{queue}").json()["items"] == stored
         stream.next("open")
         seen = 0
