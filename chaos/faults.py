@@ -157,14 +157,19 @@ def subscription_on_one_server(settings: Settings, context: WorkerContext) -> Ga
 
 
 def several_queues_that_drop_losers(settings: Settings, context: WorkerContext) -> Gateway:
-    """Removes the jobs of other queues that a poll of several queues has brought along."""
+    """Removes the jobs of other queues that a poll of several queues has brought along, or is about to."""
     cancel = PreferredPoll.cancel
 
-    def drop(poll: PreferredPoll) -> None:
+    async def later(poll: PreferredPoll) -> None:
+        await asyncio.sleep(GAP_S)
         for each in poll._polls:
             if (item := each.item_now()) is not None:
                 _begin(item.confirm())
         cancel(poll)
+
+    def drop(poll: PreferredPoll) -> None:
+        poll._cancelled = True
+        _begin(later(poll))
 
     _patch(PreferredPoll, "cancel", drop)
     return app.create_app(settings, context)
