@@ -233,6 +233,18 @@ def test_half_sent_items_are_bounded(tmp_path: Path) -> None:
         until(lambda: broker.rss_bytes() - quiet_bytes <= 20 * MEBIBYTE, lambda: "its memory is not given back")
 
 
+def test_the_memory_of_large_items_returns(tmp_path: Path) -> None:
+    """Although a later item lies behind each. By default the allocator keeps the memory of the second."""
+    with BrokerProcess(tmp_path / "data", "--fsync", "off") as broker:
+        client = broker.client(10)
+        quiet_bytes = broker.rss_bytes()
+        for _ in range(2):
+            assert client.put("q", b"x" * 16 * MEBIBYTE) == b"STORED\r\n"
+            assert client.put("later", b"y" * 100_000) == b"STORED\r\n"
+            assert client.ask(b"flush q\r\n") == b"END\r\n"
+        until(lambda: broker.rss_bytes() - quiet_bytes < 24 * MEBIBYTE, lambda: "it is kept", within_s=10)
+
+
 def test_answers_that_nobody_reads_are_bounded(tmp_path: Path) -> None:
     """One large item, peeked at by clients that do not read: the same limit, and a client that reads gets it whole."""
     with BrokerProcess(tmp_path / "data", "--fsync", "off", "--max-buffered-bytes", str(64 * MEBIBYTE)) as broker:
