@@ -181,6 +181,8 @@ class Consumer(Client):
         if acked is not None:
             done = answer.headers.get("lease-acked") == "true"
             self._write_answer(acked, 204 if done else answer.status, "" if done else answer.code)
+            if not done and answer.status in (200, 204):
+                self.odd(f"next with an ack was answered {answer.status}, and the lease is not acked")
             if not done and answer.status in (409, 410, 502):
                 answer = HttpAnswer(204, {}, b"")  # the ack failed, and no job was taken
         if answer.status != NO_ANSWER:

@@ -134,11 +134,10 @@ class Receiver:
         if ahead is not None and not self._may_take_now(queue):
             await ahead.done()
             ahead = None
-        checked = ahead is not None and room is None and not queue.is_child
-        use = THERE if checked else self._quota.room_now(queue)
+        use = THERE if ahead is not None else self._quota.room_now(queue)
         with use or await self._quota.room(queue):
             found = await self._next(
-                queue, timeout_s, lease_s, on_gone, at_most_once=at_most_once, ahead=ahead, room=room, checked=checked
+                queue, timeout_s, lease_s, on_gone, at_most_once=at_most_once, ahead=ahead, room=room
             )
         if isinstance(found.result, Hold):
             self.held[found.result] += 1
@@ -152,7 +151,7 @@ class Receiver:
         except (TooManyLeases, TooManyWaiters):
             return False
         held = self._pauses.paused(queue) or self._caps.limits(queue) is not None
-        return not (held or self.draining) and self._quota.has(queue)
+        return not (held or self.draining) and self._quota.room_now(queue) is not None
 
     async def _next(
         self,
@@ -164,14 +163,14 @@ class Receiver:
         at_most_once: bool,
         ahead: AckAhead | None,
         room: LeaseRoom | None,
-        checked: bool,
     ) -> Covered[Delivery | Hold | None]:
-        """Like `next`, for a queue that may be used. checked: `_may_take_now` has just said so."""
+        """Like `next`, for a queue that may be used. ahead: only if `_may_take_now` has just said so."""
         if self.draining:  # no await between here and the registration as a waiter, so a drain finds every poll
             raise Draining("the gateway is shutting down and delivers no more jobs")
         until_s = time.monotonic() + timeout_s
         passing_s = time.monotonic() + max(timeout_s, PASSING_S)
         expired = ExpiredJobs(self._tasks)
+        checked = ahead is not None  # the ack must not wait for anything that comes before a take
         while True:
             place: CapPlace | None = None
             if not checked:

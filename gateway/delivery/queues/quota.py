@@ -45,7 +45,8 @@ class Quota:
 
     def room_now(self, queue: Queue) -> AbstractContextManager[None] | None:
         """What `room` returns, if it need not look anything up; otherwise None."""
-        return THERE if self.has(queue) and not queue.is_child else None
+        there = self.existing.seen(queue) if queue.is_child else self.has(queue)
+        return THERE if there else None
 
     async def room(self, queue: Queue) -> AbstractContextManager[None]:
         """Within the returned context the queue may be used: it exists or is being created.

@@ -28,12 +28,16 @@ class ExistingChildren:
         self._backend = backend
         self._seen: OrderedDict[str, float] = OrderedDict()
 
+    def seen(self, child: Queue) -> bool:
+        """Whether `require` returns at once."""
+        return time.monotonic() - self._seen.get(child.key, float("-inf")) <= FRESH_S
+
     async def require(self, child: Queue) -> None:
         """Returns if the child exists on some server.
 
         Raises: QueueNotFound: no server has it. BackendUnavailable: none of those that answer.
         """
-        if time.monotonic() - self._seen.get(child.key, float("-inf")) <= FRESH_S:
+        if self.seen(child):
             return
         missing_on = await self._backend.missing(child.key)
         if missing_on is not None:
