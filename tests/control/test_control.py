@@ -14,10 +14,11 @@ import pytest
 
 from gateway.delivery.control.control import LOOK_S, Control
 from gateway.delivery.control.entries import ControlMap, EntryKind
-from gateway.delivery.control.queue import ControlQueue
+from gateway.delivery.control.queue import ControlMember, ControlQueue
 from gateway.delivery.control.state import ControlEntry, ControlItem, ControlState
 from gateway.errors import BackendUnavailable, OutcomeUnknown
 from gateway.kestrel.client import Kestrel
+from gateway.leases.lease import OpenRead
 from gateway.settings import Settings
 from tests.kestrel.conftest import on_a_socket
 from tests.kestrel.standin import StandIn
@@ -120,6 +121,64 @@ async def test_writers_that_meet_lose_nothing(server: str, tmp_path: Path) -> No
             queue = ControlQueue(later.members.each_member()[0], KEY)
             await queue.settle()
             assert await queue.count() == 1
+
+
+def written(name: str) -> ControlState:
+    """A state with this entry only: its writer knows nothing else."""
+    return ControlState([(("note", name), ControlEntry(1, "x"))])
+
+
+@on_a_loop
+async def test_two_writers_at_once_leave_one_item_with_the_entries_of_both(own_broker: BrokerProcess) -> None:
+    """At once, also without what the writers remember: whoever reads the server then knows both."""
+    async with worker(own_broker.address) as one, worker(own_broker.address) as two:
+        await asyncio.gather(one.control.close(), two.control.close())
+        queues = [ControlQueue(each.members.each_member()[0], KEY) for each in (one, two)]
+        for number in range(20):
+            states = [written(f"{number}-{name}") for name in "ab"]
+            await asyncio.gather(*(queue.write(state) for queue, state in zip(queues, states, strict=True)))
+            item = await queues[0].read()
+            assert item is not None
+            assert all(item.state.covers(state) for state in states), number
+            assert await queues[0].count() == 1
+
+
+class Gated:
+    """A member. Its first take that finds nothing more sets `reached`, and then waits for `go_on`."""
+
+    def __init__(self, member: ControlMember, reached: asyncio.Event, go_on: asyncio.Event) -> None:
+        self._member = member
+        self._reached = reached
+        self._go_on = go_on
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._member, name)
+
+    async def take(self, key: str) -> OpenRead | None:
+        read = await self._member.take(key)
+        if read is None:
+            self._reached.set()
+            await self._go_on.wait()
+        return read
+
+
+@on_a_loop
+async def test_a_writer_waits_for_one_that_has_its_item_set_aside(own_broker: BrokerProcess) -> None:
+    """Each has taken its own item, so neither sees that of the other; one of them goes on until it does."""
+    async with worker(own_broker.address) as one, worker(own_broker.address) as two:
+        await asyncio.gather(one.control.close(), two.control.close())
+        first, second = asyncio.Event(), asyncio.Event()
+        queues = [
+            ControlQueue(Gated(one.members.each_member()[0], first, second), KEY),
+            ControlQueue(Gated(two.members.each_member()[0], second, first), KEY),
+        ]
+        writing = asyncio.create_task(queues[0].write(written("a")))
+        await first.wait()
+        await asyncio.gather(writing, queues[1].write(written("b")))
+        item = await queues[0].read()
+        assert item is not None
+        assert {name for _, name in item.state} == {"a", "b"}
+        assert await queues[0].count() == 1
 
 
 @on_a_loop

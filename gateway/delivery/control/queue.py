@@ -1,9 +1,10 @@
 """The control queue of one member: one item, which holds the whole control state. Knows no kinds of entries.
 
-1. A change is put at the tail first. Then the items before it are taken, merged, and confirmed: an item is removed only
-   when one that replaces it is stored (ControlItem.replaces). So the queue never loses an entry, whoever writes at the
-   same time and wherever a writer is killed.
-2. A writer that finds entries that its own item lacks writes another item with both.
+1. A change is put at the tail first. Then all items are taken and merged. An item is removed only when one that
+   replaces it is stored (ControlItem.replaces). So the queue never loses an entry, whoever writes at the same time and
+   wherever a writer is killed.
+2. A writer that finds entries that its own item lacks writes another item with both. It goes on until its item is the
+   only one: another writer may have had an item set aside.
 3. Readers peek at the head. It lacks a change until the writer of that change has removed the older item. If the
    writer is killed before that, `settle` removes the older item.
 """
@@ -93,16 +94,16 @@ class ControlQueue:
         for round_ in range(ROUNDS):
             held: list[tuple[ControlItem, OpenRead]] = []
             try:
-                await self._take(own, held)
+                await self._take(held)
                 for item, _ in held:
                     found.merge(item.state)
                 best = _best([*([own] if own is not None else []), *(item for item, _ in held)])
                 if best is None:
                     return found
-                seen = any(item is best for item, _ in held)
+                seen = any(item.id == best.id for item, _ in held)
                 if not best.state.covers(found):
                     found.prune(_now_ms())
-                    best = own = _new(found)
+                    best = own = _new(found.copy())
                     seen = False
                     await self._member.put(self._key, best.pack())
                 for item, read in held:
@@ -114,22 +115,15 @@ class ControlQueue:
                 for _, read in reversed(held):
                     read.give_back()
                 raise
-            if seen:
+            if seen and await self.count() <= 1:
                 return found
             await asyncio.sleep(random.uniform(0, ROUND_S * (round_ + 1)))  # noqa: S311 (no secret)
         return found
 
-    async def _take(self, own: ControlItem | None, held: list[tuple[ControlItem, OpenRead]]) -> None:
-        """Takes the items up to this process's own one, or all."""
-        while len(held) < MOST_TAKEN:
-            read = await self._member.take(self._key)
-            if read is None:
-                return
-            item = unpack(read.data)
-            if own is not None and item.id == own.id:
-                held.append((own, read))
-                return
-            held.append((item, read))
+    async def _take(self, held: list[tuple[ControlItem, OpenRead]]) -> None:
+        """Takes all items that are not set aside."""
+        while len(held) < MOST_TAKEN and (read := await self._member.take(self._key)) is not None:
+            held.append((unpack(read.data), read))
 
 
 def _new(state: ControlState) -> ControlItem:
