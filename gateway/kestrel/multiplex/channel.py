@@ -51,7 +51,7 @@ class OpenedRead(Protocol):
     def taken_back(self, *, deleted: bool) -> None:
         """The broker has ended it."""
 
-    def connection_lost(self) -> None:
+    def lose(self) -> None:
         """It ended with the connection."""
 
 
@@ -238,7 +238,7 @@ class BrokerChannel:
         confirms, self._confirms = self._confirms, {}
         self._on_lost(self)
         for read in reads.values():
-            read.connection_lost()
+            read.lose()
         for then in answers:
             then(None)
         _tell(confirms, None)

@@ -16,11 +16,10 @@ from gateway.common.multiplex.messages import Code, Opening, pack_ids, unpack_ex
 from gateway.errors import BackendRefused, GatewayError, LeaseLost, OutcomeUnknown, QueueDeleted
 from gateway.kestrel.counters import Counters
 from gateway.kestrel.multiplex.channel import BrokerChannel
-from gateway.kestrel.server.read_of_server import MOVES, ReadOfServer, ReadState
+from gateway.kestrel.server.read_of_server import HELD, LOST, SETTLING, ReadOfServer
 from gateway.kestrel.server.server import Server
 from gateway.kestrel.wire.connection import ConnectionLostError
 
-_HELD, _SETTLING, _SETTLED, _LOST = ReadState  # looked up ten times an item, and an Enum is slow at that
 MOST_BYTES: Final = (1 << 32) - 1
 """Of one open: the field has four bytes."""
 _CONNECTION_LOST = "the connection that held the job was lost; the job is back on its queue"
@@ -28,55 +27,25 @@ _TAKEN_BACK = "Kestrel no longer held the job, so it is back on its queue"
 
 
 class MultiplexedRead(ReadOfServer):
-    """Implements gateway.kestrel.link.TakenItem. number: grows from each item taken to the next."""
+    """Implements gateway.kestrel.link.TakenItem. deleted: the item was deleted with its queue."""
 
-    __slots__ = (
-        "_callbacks",
-        "_channel",
-        "_counters",
-        "_deleted",
-        "_id",
-        "_server",
-        "_state",
-        "data",
-        "key",
-        "number",
-        "tenant",
-    )  # fmt: skip
+    __slots__ = ("_channel", "_id", "deleted")
     keeps_order = True
 
     def __init__(  # noqa: PLR0917 (one caller)
         self, server: Server, channel: BrokerChannel, counters: Counters, key: str, tenant: str, item: Frame
     ) -> None:
-        self.key = key
-        self.data = item.payload if item.item is None else item.item
-        self.tenant = tenant
-        self.number = counters.items_taken
-        self._server = server
+        data = item.payload if item.item is None else item.item
+        super().__init__(server, counters, key, tenant, data, counters.items_taken)
+        self.deleted = False
         self._channel = channel
-        self._counters = counters
         self._id = item.id
-        self._state = _HELD
-        self._deleted = False
-        self._callbacks: tuple[Callable[[], None], ...] = ()
         channel.reads[item.id] = self
         server.room.hold(tenant)
 
-    @property
-    def deleted(self) -> bool:
-        """Whether the item was deleted with its queue."""
-        return self._deleted
-
     def id_on(self, channel: BrokerChannel) -> int:
         """Its id on this channel; 0 if it is not set aside there."""
-        return self._id if self._channel is channel and self._state is _HELD else 0
-
-    def on_lost(self, callback: Callable[[], None]) -> None:
-        """Calls `callback` once when the item is lost; at once if it is already lost."""
-        if self._state is _LOST:
-            callback()
-        else:
-            self._callbacks += (callback,)
+        return self._id if self._channel is channel and self._state is HELD else 0
 
     async def verify(self) -> None:
         """Returns if the item is still set aside: the broker has said so just now. Raises LeaseLost."""
@@ -89,19 +58,19 @@ class MultiplexedRead(ReadOfServer):
 
     async def check(self) -> bool:
         """Whether the item is still set aside. Raises: QueueDeleted, LeaseLost."""
-        if self._state is _LOST:
+        if self._state is LOST:
             raise self._ended()
         try:
             answer = await self._channel.answer_to(FrameKind.CHECK, pack_ids((self._id,)))
         except ConnectionLostError as error:
             raise LeaseLost(_CONNECTION_LOST) from error
-        if self._deleted:
+        if self.deleted:
             raise self._ended()
         return unpack_outcome(answer.payload, 1)[0][0] is Code.OK
 
     async def expires_s(self) -> float | None:
         """See OpenRead. The broker says it. None also if the item is lost."""
-        if self._state is _LOST:
+        if self._state is LOST:
             return None
         try:
             answer = await self._channel.answer_to(FrameKind.CHECK, pack_ids((self._id,)))
@@ -129,7 +98,7 @@ class MultiplexedRead(ReadOfServer):
         An answer that comes after the error OutcomeUnknown calls it again. Returns False if the item is lost, and
         nothing was sent.
         """
-        if self._state is _LOST or self._channel.closed:
+        if self._state is LOST or self._channel.closed:
             return False
         self._begin()
         self._channel.confirm(self._id, partial(self._confirmed, then))
@@ -153,7 +122,7 @@ class MultiplexedRead(ReadOfServer):
     async def more(self, count: int, limit_bytes: int) -> Sequence[MultiplexedRead]:
         """See gateway.leases.lease.OpenRead. These are settled in any order."""
         room = min(count, self._server.room.items.room(self.tenant))
-        if room <= 0 or self._state is not _HELD or self._channel.closed:
+        if room <= 0 or self._state is not HELD or self._channel.closed:
             return ()
         self._counters.commands += 1
         return await ReadyItems(self._server, self._channel, self._counters, self.key, self.tenant).take(
@@ -162,7 +131,7 @@ class MultiplexedRead(ReadOfServer):
 
     async def abort(self) -> None:
         """Puts the item back to the head of its queue. Never raises. Does nothing if it is settled or lost."""
-        if self._state is not _HELD:
+        if self._state is not HELD:
             return
         self._begin()
         try:
@@ -186,7 +155,7 @@ class MultiplexedRead(ReadOfServer):
 
     def leave(self, ids: dict[BrokerChannel, list[int]]) -> bool:
         """Adds its id to those of its channel that are to go back. False if it is not set aside."""
-        if self._state is not _HELD:
+        if self._state is not HELD:
             return False
         self._begin()
         ids.setdefault(self._channel, []).append(self._id)
@@ -194,7 +163,7 @@ class MultiplexedRead(ReadOfServer):
 
     def start_abort(self, then: Callable[[bool], None]) -> None:
         """Starts putting the item back; calls `then` with whether the broker answered."""
-        if self._state is not _HELD or self._channel.closed:
+        if self._state is not HELD or self._channel.closed:
             then(False)
             return
         self._begin()
@@ -202,7 +171,7 @@ class MultiplexedRead(ReadOfServer):
 
     def give_back(self) -> None:
         """Returns at once; the broker puts the item back. Does nothing if it is settled or lost."""
-        if self._state is _HELD:
+        if self._state is HELD:
             self._begin()
             if not self._channel.closed:
                 self._channel.ask(FrameKind.ABORT, pack_ids((self._id,)), _ignore)
@@ -212,49 +181,25 @@ class MultiplexedRead(ReadOfServer):
         self.over()
         then(answer is not None)
 
-    # Called by the channel
-
     def taken_back(self, *, deleted: bool) -> None:
         """See OpenedRead."""
-        self._deleted = deleted
-        self._lose()
-
-    def connection_lost(self) -> None:
-        """See OpenedRead."""
-        self._lose()
-
-    def _lose(self) -> None:
-        if self._state is not _HELD:
-            return
-        self._move(_LOST)
-        self._counters.lost_reads += 1
-        callbacks, self._callbacks = self._callbacks, ()
-        for callback in callbacks:
-            callback()
+        self.deleted = deleted
+        self.lose()
 
     def _ended(self) -> LeaseLost | QueueDeleted:
         """Why the item is no longer set aside."""
-        if self._deleted:
+        if self.deleted:
             return QueueDeleted()
         return LeaseLost(_CONNECTION_LOST if self._channel.closed else _TAKEN_BACK)
 
     def _begin(self) -> None:
         """From here on the end of the read is an outcome of the operation, and not reported to `on_lost`."""
-        self._move(_SETTLING)
+        self._move(SETTLING)
 
     def over(self) -> None:
         """The operation that `_begin` announced has ended, and with it the read."""
-        if self._state is not _SETTLED:
-            self._move(_SETTLED)
-        self._callbacks = ()
+        self._settled()
         self._channel.dismiss(self._id)
-
-    def _move(self, state: ReadState) -> None:
-        if state not in MOVES[self._state]:
-            raise RuntimeError(f"an open read that is {self._state.value} cannot become {state.value}")
-        self._state = state
-        if not MOVES[state]:
-            self._server.room.let_go(self.tenant)
 
 
 class ReadyItems:

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final, NamedTuple, Protocol
 
+from gateway.common.states import check_move
+
 EARLY_ENDS: Final = 2
 """Number of waits in a row that ended early, after which the server counts as one that does not wait."""
 
@@ -99,9 +101,9 @@ class Waiter:
     queue: ServerQueue | None = None
 
     def move(self, phase: WaiterPhase) -> None:
-        """Raises RuntimeError if the table does not allow it."""
-        if phase not in MOVES[self.phase]:
-            raise RuntimeError(f"a waiter cannot go from {self.phase.value} to {phase.value}")
+        """Makes one legal transition. Raises IllegalMoveError."""
+        if phase not in MOVES[self.phase]:  # most moves are legal, and cost no call
+            check_move("a waiter", MOVES, self.phase, phase)
         self.phase = phase
 
 

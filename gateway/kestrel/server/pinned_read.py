@@ -14,7 +14,7 @@ from pymemcache.exceptions import MemcacheError
 
 from gateway.errors import GatewayError, LeaseLost, QueueDeleted
 from gateway.kestrel.counters import Counters
-from gateway.kestrel.server.read_of_server import MOVES, ReadOfServer, ReadState
+from gateway.kestrel.server.read_of_server import ReadOfServer, ReadState
 from gateway.kestrel.server.server import Server
 from gateway.kestrel.server.shared_reads import SharedRead, SharedReads
 from gateway.kestrel.wire.codec import KestrelClient
@@ -24,12 +24,9 @@ from gateway.kestrel.wire.stats import parse_open_reads
 
 
 class PinnedRead(ReadOfServer):
-    """One item and the connection on which it is set aside. The item goes back when that connection closes.
+    """One item and the connection on which it is set aside. The item goes back when that connection closes."""
 
-    number: grows from each item taken to the next. tenant: for which it is set aside.
-    """
-
-    __slots__ = ("_callbacks", "_connection", "_counters", "_server", "_state", "data", "key", "number", "tenant")
+    __slots__ = ("_connection",)
 
     keeps_order = False
     deleted = False
@@ -38,24 +35,10 @@ class PinnedRead(ReadOfServer):
     def __init__(  # noqa: PLR0917 (one caller)
         self, server: Server, connection: Connection, counters: Counters, key: str, data: bytes, tenant: str
     ) -> None:
-        self.key = key
-        self.data = data
-        self.tenant = tenant
-        self._server = server
-        self.number = counters.items_taken
+        super().__init__(server, counters, key, tenant, data, counters.items_taken)
         self._connection = connection
-        self._counters = counters
-        self._state = ReadState.HELD
-        self._callbacks: tuple[Callable[[], None], ...] = ()
-        connection.pin(self._connection_closed)
+        connection.pin(self.lose)
         server.room.hold(tenant)
-
-    def on_lost(self, callback: Callable[[], None]) -> None:
-        """Calls `callback` once when the item is lost with its connection; at once if it is already lost."""
-        if self._state is ReadState.LOST:
-            callback()
-        else:
-            self._callbacks += (callback,)
 
     async def verify(self) -> None:
         """Returns if the item is still set aside: its connection has answered just now.
@@ -96,7 +79,7 @@ class PinnedRead(ReadOfServer):
         except (ConnectionLostError, MemcacheError) as error:
             raise not_confirmed(error, self._server.address) from error
         finally:
-            self._end()
+            self._settled()
         self._return()
 
     def start_confirm(self, then: Callable[[GatewayError | None], None]) -> bool:
@@ -111,7 +94,7 @@ class PinnedRead(ReadOfServer):
         return True
 
     def _confirmed(self, then: Callable[[GatewayError | None], None], _value: Any, error: BaseException | None) -> None:
-        self._end()
+        self._settled()
         if error is None:
             self._return()
             then(None)
@@ -157,7 +140,7 @@ class PinnedRead(ReadOfServer):
         except (ConnectionLostError, MemcacheError):
             pass
         finally:
-            self._end()
+            self._settled()
         self._return()
 
     async def abort_all(self, reads: Sequence[PinnedRead], /) -> None:
@@ -181,12 +164,12 @@ class PinnedRead(ReadOfServer):
     def give_back(self) -> None:
         """Closes the connection at once; the server puts the item back. Does nothing if it is settled or lost."""
         if self._state in (ReadState.HELD, ReadState.SETTLING):
-            self._end()
+            self._settled()
             self._connection.disown()
             self._connection.close(ConnectionLostError("the item was given back", ours=True))
 
     def _aborted(self, then: Callable[[bool], None], _value: Any, error: BaseException | None) -> None:
-        self._end()
+        self._settled()
         self._return()
         then(error is None)
 
@@ -210,18 +193,6 @@ class PinnedRead(ReadOfServer):
         self._move(ReadState.SETTLING)
         self._connection.disown()
 
-    def _end(self) -> None:
-        if self._state is not ReadState.SETTLED:
-            self._move(ReadState.SETTLED)
-        self._callbacks = ()
-
-    def _move(self, state: ReadState) -> None:
-        if state not in MOVES[self._state]:
-            raise RuntimeError(f"an open read that is {self._state.value} cannot become {state.value}")
-        self._state = state
-        if not MOVES[state]:
-            self._server.room.let_go(self.tenant)
-
     async def _calm(self) -> None:
         """Returns when no ping is in progress. Cancelled: the connection is closed."""
         try:
@@ -234,12 +205,3 @@ class PinnedRead(ReadOfServer):
         if self._connection.state is ConnectionState.PINNED:
             self._connection.unpin()
         self._server.commands.release(self._connection)
-
-    def _connection_closed(self) -> None:
-        if self._state is not ReadState.HELD:
-            return
-        self._move(ReadState.LOST)
-        self._counters.lost_reads += 1
-        callbacks, self._callbacks = self._callbacks, ()
-        for callback in callbacks:
-            callback()

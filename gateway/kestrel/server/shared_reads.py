@@ -24,7 +24,7 @@ from pymemcache.exceptions import MemcacheError, MemcacheUnknownCommandError
 
 from gateway.errors import GatewayError, LeaseLost, QueueDeleted
 from gateway.kestrel.counters import Counters
-from gateway.kestrel.server.read_of_server import MOVES, ReadOfServer, ReadState
+from gateway.kestrel.server.read_of_server import ReadOfServer, ReadState
 from gateway.kestrel.server.server import Server
 from gateway.kestrel.wire.codec import KestrelClient
 from gateway.kestrel.wire.connection import Connection, ConnectionLostError, ConnectionState
@@ -46,27 +46,15 @@ class Decision(Enum):
 class SharedRead(ReadOfServer):
     """One of the items. Implements gateway.kestrel.link.TakenItem."""
 
-    __slots__ = ("_callbacks", "_reads", "_server", "_state", "_then", "data", "decision", "key", "number")
+    __slots__ = ("_reads", "_then", "decision")
     keeps_order = False
     deleted = False
 
-    def __init__(self, server: Server, reads: SharedReads, data: bytes, number: int) -> None:
-        self.key = reads.key
-        self.data = data
-        self.number = number
+    def __init__(self, server: Server, counters: Counters, reads: SharedReads, data: bytes, number: int) -> None:
+        super().__init__(server, counters, reads.key, reads.tenant, data, number)
         self.decision: Decision | None = None
-        self._server = server
         self._reads = reads
-        self._state = ReadState.HELD
         self._then: Then = _ignore
-        self._callbacks: tuple[Callable[[], None], ...] = ()
-
-    def on_lost(self, callback: Callable[[], None]) -> None:
-        """Calls `callback` once when the item is lost with its connection; at once if it is already lost."""
-        if self._state is ReadState.LOST:
-            callback()
-        else:
-            self._callbacks += (callback,)
 
     async def first_of_batch(self) -> SharedRead:
         """Itself."""
@@ -126,32 +114,17 @@ class SharedRead(ReadOfServer):
 
     def over(self, error: GatewayError | None) -> None:
         """It is settled, or its settlement has failed."""
-        self._move(ReadState.SETTLED)
+        self._settled()
         self._then(error)
-
-    def lose(self) -> None:
-        """The connection has ended before it was decided."""
-        self._move(ReadState.LOST)
-        callbacks, self._callbacks = self._callbacks, ()
-        for callback in callbacks:
-            callback()
 
     def _decide(self, decision: Decision, then: Then) -> bool:
         if self._state is not ReadState.HELD:
             return False
         self._move(ReadState.SETTLING)
-        self._callbacks = ()
         self.decision = decision
         self._then = then
         self._reads.schedule()
         return True
-
-    def _move(self, state: ReadState) -> None:
-        if state not in MOVES[self._state]:
-            raise RuntimeError(f"an open read that is {self._state.value} cannot become {state.value}")
-        self._state = state
-        if not MOVES[state]:
-            self._server.room.let_go(self._reads.tenant)
 
 
 class SharedReads:
@@ -246,7 +219,7 @@ class SharedReads:
             self.loop.call_soon(self._send)
 
     def _add(self, data: bytes, number: int) -> SharedRead:
-        read = SharedRead(self._server, self, data, number)
+        read = SharedRead(self._server, self._counters, self, data, number)
         self._largest = max(self._largest, len(data))
         self._reads.append(read)
         return read
@@ -290,7 +263,6 @@ class SharedReads:
 
     def _connection_closed(self) -> None:
         """Rule 3. The reads under way get their answer by `_sent`."""
-        self._counters.lost_reads += sum(read.decision is None for read in self._reads)
         left = [read for read in self._reads if read not in self._under_way]
         self._reads = deque(self._under_way)
         for read in left:
