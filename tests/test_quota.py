@@ -203,7 +203,7 @@ def test_what_is_known_is_corrected_in_the_background():
 
     async def go():
         catalog = Catalog(Namespace())
-        there = Keys("a", "b")
+        there: Any = Keys("a", "b")
         known = KnownQueues(there, catalog, Turns())
         assert await known.corrected()
         assert known.keys("") == ["a", "b"]

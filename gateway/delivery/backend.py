@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from gateway.coverage import Coverage, Covered
 from gateway.errors import GatewayError
 from gateway.leases.lease import OpenRead
-from gateway.queue_stats import MergedStats
+from gateway.queue_stats import MergedStats, QueueStats
 
 
 class Poll(Protocol):
@@ -57,6 +57,26 @@ class Backend(Protocol):
     async def may_have_dropped(self, key: str, server: str) -> bool: ...
     async def flush(self, key: str) -> Coverage: ...
     async def delete(self, key: str) -> Coverage: ...
+
+
+class BackendMember(Protocol):
+    """One server, for queues whose items belong on a certain one. Hashable; equal to another one of the same server.
+
+    reads, writes: whether it delivers and accepts items. take: the item at the head, set aside, or None.
+    Raises BackendUnavailable; `take` also TooManyLeases, `put` also QueueFull, JobTooLarge, OutcomeUnknown.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def reads(self) -> bool: ...
+    @property
+    def writes(self) -> bool: ...
+    async def peek(self, key: str) -> bytes | None: ...
+    async def stats(self, key: str) -> QueueStats | None: ...
+    async def figures(self, keys: Sequence[str]) -> Mapping[str, QueueStats]: ...
+    async def put(self, key: str, data: bytes) -> None: ...
+    async def take(self, key: str, tenant: str = "") -> OpenRead | None: ...
 
 
 class FanoutChildren(Protocol):

@@ -18,8 +18,9 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final, TypeVar, cast
 
 from gateway.coverage import Coverage
+from gateway.delivery.backend import BackendMember
 from gateway.delivery.control.entries import ControlMap, EntryKind
-from gateway.delivery.control.queue import ControlMember, ControlQueue
+from gateway.delivery.control.queue import ControlQueue
 from gateway.delivery.control.state import ControlItem, ControlState, EntryKey
 from gateway.errors import BackendUnavailable, GatewayError, OutcomeUnknown
 
@@ -45,7 +46,7 @@ class _Followed:
     task: the look in progress. read_at_s: monotonic, when the last look that was answered began.
     """
 
-    def __init__(self, member: ControlMember, key: str) -> None:
+    def __init__(self, member: BackendMember, key: str) -> None:
         self.member = member
         self.queue = ControlQueue(member, key)
         self.looks = 0
@@ -60,13 +61,13 @@ class Control:
     Create all views before `start`.
     """
 
-    def __init__(self, members: Callable[[], Sequence[ControlMember]], key: str, *, eager: bool) -> None:
+    def __init__(self, members: Callable[[], Sequence[BackendMember]], key: str, *, eager: bool) -> None:
         self._members = members
         self._key = key
         self._patience = 2 if eager else random.randint(4, 8)  # noqa: S311 (no secret)
         self._state = ControlState()
         self._maps: dict[str, ControlMap[Any]] = {}
-        self._followed: dict[ControlMember, _Followed] = {}
+        self._followed: dict[BackendMember, _Followed] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._read_at_s = -math.inf
 
@@ -120,7 +121,7 @@ class Control:
             await asyncio.sleep(FIRST_PACE_S)
         return self.known
 
-    async def _first_look(self, member: ControlMember) -> None:
+    async def _first_look(self, member: BackendMember) -> None:
         followed, began_s = self._follow(member), time.monotonic()
         try:
             item = await followed.queue.read()
@@ -181,7 +182,7 @@ class Control:
             raise error
         return Coverage(stored, len(members))
 
-    async def _store(self, member: ControlMember, wanted: ControlState) -> None:
+    async def _store(self, member: BackendMember, wanted: ControlState) -> None:
         state = self._state.copy()
         state.merge(wanted)
         found = await self._follow(member).queue.write(state)
@@ -231,7 +232,7 @@ class Control:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    def _follow(self, member: ControlMember) -> _Followed:
+    def _follow(self, member: BackendMember) -> _Followed:
         if member not in self._followed:
             self._followed[member] = _Followed(member, self._key)
         return self._followed[member]

@@ -16,12 +16,12 @@ import random
 import secrets
 import time
 from collections.abc import Sequence
-from typing import Final, Protocol
+from typing import Final
 
+from gateway.delivery.backend import BackendMember
 from gateway.delivery.control.state import ControlItem, ControlState, unpack
 from gateway.errors import GatewayError
 from gateway.leases.lease import OpenRead
-from gateway.queue_stats import QueueStats
 
 ROUNDS: Final = 20
 ROUND_S: Final = 0.02
@@ -29,28 +29,10 @@ ROUND_S: Final = 0.02
 MOST_TAKEN: Final = 32
 
 
-class ControlMember(Protocol):
-    """One server: a gateway.kestrel.member.Member. Hashable; equal to another one of the same server.
-
-    Raises BackendUnavailable; `put` also QueueFull, JobTooLarge, OutcomeUnknown.
-    """
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def reads(self) -> bool: ...
-    @property
-    def writes(self) -> bool: ...
-    async def peek(self, key: str) -> bytes | None: ...
-    async def stats(self, key: str) -> QueueStats | None: ...
-    async def put(self, key: str, data: bytes) -> None: ...
-    async def take(self, key: str) -> OpenRead | None: ...
-
-
 class ControlQueue:
     """The control queue of `member`. key: its Kestrel key."""
 
-    def __init__(self, member: ControlMember, key: str) -> None:
+    def __init__(self, member: BackendMember, key: str) -> None:
         self._member = member
         self._key = key
         self._writing = asyncio.Lock()
@@ -73,7 +55,7 @@ class ControlQueue:
     async def write(self, state: ControlState) -> ControlState:
         """Stores the state, merged with the one that is stored. Returns every entry that was found on the way.
 
-        Raises as ControlMember.put; then the state is not stored, or perhaps. Cancelled: it may be stored.
+        Raises as Member.put; then the state is not stored, or perhaps. Cancelled: it may be stored.
         """
         async with self._writing:
             item = _new(state)

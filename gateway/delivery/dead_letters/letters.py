@@ -20,11 +20,12 @@ from typing import Any, Final, TypeAlias, TypeVar
 
 from gateway.common.counted import counted
 from gateway.coverage import Covered, least
+from gateway.delivery.backend import BackendMember
 from gateway.delivery.caps.link import CapLink
 from gateway.delivery.caps.turn import GatewayTurns
 from gateway.delivery.dead_letters.inspection import DeadLetterAdmin
 from gateway.delivery.dead_letters.redrive import OnJob, Redrive, Redriven
-from gateway.delivery.dead_letters.search import Search, SearchedServer
+from gateway.delivery.dead_letters.search import Search
 from gateway.delivery.dead_letters.store import own_key
 from gateway.delivery.queues.catalog import Queue
 from gateway.envelope.read import Job, unwrap
@@ -93,7 +94,7 @@ class DeadLetterJobs:
 
     def __init__(
         self,
-        servers: Callable[[], Sequence[SearchedServer]],
+        servers: Callable[[], Sequence[BackendMember]],
         admin: DeadLetterAdmin,
         redrive: Redrive,
         tasks: asyncio.TaskGroup,

@@ -19,30 +19,16 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Final, Protocol
+from typing import Final
 
 from gateway.coverage import Coverage
+from gateway.delivery.backend import BackendMember
 from gateway.delivery.dead_letters.redrive import LONGEST_S  # many proxies do not wait longer for a request
 from gateway.errors import Unavailable
 from gateway.leases.lease import OpenRead
-from gateway.queue_stats import QueueStats
 
 SEARCHED: Final = 1000
 SEARCHED_BYTES: Final = 64 << 20
-
-
-class SearchedServer(Protocol):
-    """One server: a gateway.kestrel.member.Member. reads: whether it delivers items.
-
-    `take` returns the item at the head, set aside, or None. Raises: BackendUnavailable; `take` also TooManyLeases.
-    """
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def reads(self) -> bool: ...
-    async def stats(self, key: str) -> QueueStats | None: ...
-    async def take(self, key: str, tenant: str = "") -> OpenRead | None: ...
 
 
 Look = Callable[[int, OpenRead], bool]
@@ -53,7 +39,7 @@ Look = Callable[[int, OpenRead], bool]
 class _Part:
     """The search on one server. taken: in order. trouble: why it could not be searched. ended: no more are there."""
 
-    server: SearchedServer
+    server: BackendMember
     taken: list[OpenRead] = field(default_factory=list)
     trouble: Unavailable | None = None
     ended: bool = False
@@ -65,7 +51,7 @@ class Search:
     A read that the caller settles in between is left out.
     """
 
-    def __init__(self, servers: Sequence[SearchedServer], key: str, tenant: str) -> None:
+    def __init__(self, servers: Sequence[BackendMember], key: str, tenant: str) -> None:
         self._key = key
         self._tenant = tenant
         self._total = len(servers)

@@ -23,15 +23,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Final, Protocol
+from collections.abc import Callable, Sequence
+from typing import Final
 
 from gateway.common.counted import counted
+from gateway.delivery.backend import BackendMember
 from gateway.delivery.delay.held_job import unpacked
 from gateway.delivery.delay.held_job_mover import HeldJobMover
 from gateway.delivery.delay.holding import HoldingQueues
 from gateway.errors import GatewayError
-from gateway.leases.lease import OpenRead
 from gateway.names.namespace import INTERNAL
 from gateway.queue_stats import QueueStats
 
@@ -50,20 +50,6 @@ EMPTY_S: Final = 60.0
 """An empty queue is looked at at least this often, whatever its level."""
 
 
-class HoldingServer(Protocol):
-    """One Kestrel server, as the watch sees it: gateway.kestrel.member.Member."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def reads(self) -> bool: ...
-    @property
-    def writes(self) -> bool: ...
-    async def figures(self, keys: Sequence[str]) -> Mapping[str, QueueStats]: ...
-    async def peek(self, key: str) -> bytes | None: ...
-    async def take(self, key: str) -> OpenRead | None: ...
-
-
 class ServerWatch:
     """Watches the holding queues of one server. others_write: whether another server accepts writes (rule 6).
 
@@ -71,7 +57,7 @@ class ServerWatch:
     """
 
     def __init__(
-        self, server: HoldingServer, holding: HoldingQueues, mover: HeldJobMover, others_write: Callable[[], bool]
+        self, server: BackendMember, holding: HoldingQueues, mover: HeldJobMover, others_write: Callable[[], bool]
     ) -> None:
         self.dropped = 0
         self._clock = holding.clock

@@ -6,10 +6,11 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
+from gateway.delivery.backend import BackendMember
 from gateway.delivery.delay.held_job_mover import HeldJobMover
 from gateway.delivery.delay.holding import HoldingQueues
 from gateway.delivery.delay.levels import Hop
-from gateway.delivery.delay.server_watch import HoldingServer, ServerWatch
+from gateway.delivery.delay.server_watch import ServerWatch
 
 MEMBERS_S: Final = 1.0
 """A new member is noticed within this time."""
@@ -19,12 +20,12 @@ class DelayedJobs:
     """Watches the holding queues of every server. servers: those that are members now."""
 
     def __init__(
-        self, servers: Callable[[], Sequence[HoldingServer]], holding: HoldingQueues, mover: HeldJobMover
+        self, servers: Callable[[], Sequence[BackendMember]], holding: HoldingQueues, mover: HeldJobMover
     ) -> None:
         self._servers = servers
         self._holding = holding
         self._mover = mover
-        self._watches: dict[HoldingServer, ServerWatch] = {}
+        self._watches: dict[BackendMember, ServerWatch] = {}
         self._stopping = asyncio.Event()
         holding.on_held(self._held)
 
@@ -56,7 +57,7 @@ class DelayedJobs:
         for server in [each for each in self._watches if each not in members]:
             self._watches.pop(server).close()
 
-    def _others_write(self, server: HoldingServer) -> Callable[[], bool]:
+    def _others_write(self, server: BackendMember) -> Callable[[], bool]:
         return lambda: any(each.writes for each in self._watches if each != server)
 
     def _held(self, hop: Hop) -> None:

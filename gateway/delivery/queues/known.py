@@ -15,10 +15,11 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final, Protocol
+from typing import Final
 
+from gateway.delivery.backend import Backend
 from gateway.delivery.queues.catalog import Catalog, Queue
 from gateway.errors import BackendUnavailable
 from gateway.fairness.turns import Turns
@@ -31,17 +32,11 @@ PAUSE_A_QUEUE_S: Final = 0.0005
 SOON_S: Final = 0.1
 
 
-class Names(Protocol):
-    """The source of the list of queues. Raises BackendUnavailable."""
-
-    async def keys(self) -> Collection[str]: ...
-
-
 class KnownQueues:
     """Every queue by its tenant, fanout children included. Dead letters do not count as queues of a tenant."""
 
-    def __init__(self, names: Names, catalog: Catalog, turns: Turns) -> None:
-        self._names = names
+    def __init__(self, backend: Backend, catalog: Catalog, turns: Turns) -> None:
+        self._backend = backend
         self._catalog = catalog
         self._turns = turns
         self._keys: dict[str, set[str]] = {}
@@ -126,7 +121,7 @@ class KnownQueues:
             began_s = time.monotonic()
             self._learnt.clear()
             self._forgotten.clear()
-            keys = await self._names.keys()
+            keys = await self._backend.keys()
             found: dict[str, set[str]] = {}
             unreachable: dict[str, set[str]] = {}
             async for key in self._turns.slices(keys):

@@ -7,21 +7,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Protocol
 
 from gateway.coverage import Coverage
 from gateway.errors import Unavailable
 from gateway.kestrel.link import ServerLink, TakenItem
 from gateway.kestrel.polls.rules import PROOF_S
-
-
-class WaitingPoll(Protocol):
-    """An ordinary poll."""
-
-    coverage: Coverage | None
-
-    async def result(self) -> TakenItem | None: ...
-    def cancel(self) -> None: ...
+from gateway.kestrel.polls.runner import LongPoll
 
 
 class DirectPoll:
@@ -35,9 +26,7 @@ class DirectPoll:
         "coverage",
     )  # fmt: skip
 
-    def __init__(
-        self, loop: asyncio.AbstractEventLoop, timeout_s: float, line_up: Callable[[float], WaitingPoll]
-    ) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, timeout_s: float, line_up: Callable[[float], LongPoll]) -> None:
         self.coverage: Coverage | None = None
         self._loop = loop
         self._deadline = loop.time() + timeout_s
@@ -46,7 +35,7 @@ class DirectPoll:
         self._item: TakenItem | None = None
         self._timed = True  # whether an item waits for `result` only until the deadline
         self._took = True  # whether `result` has something to return: an item, or the proof that there is none
-        self._later: WaitingPoll | None = None
+        self._later: LongPoll | None = None
         self._future: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
 
