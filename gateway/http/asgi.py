@@ -8,11 +8,11 @@ from typing import Any
 from gateway.http.cycle import Cycle
 from gateway.request import EXTENSION, ClientDisconnected, Headers
 
-Application = Callable[[Any, Any, Any], Awaitable[None]]
+AsgiApplication = Callable[[Any, Any, Any], Awaitable[None]]
 """An ASGI 3 application."""
 
 
-async def serve(app: Application, cycle: Cycle, state: Mapping[str, Any]) -> None:
+async def serve(app: AsgiApplication, cycle: Cycle, state: Mapping[str, Any]) -> None:
     """Answers one request. state: the lifespan's; each request gets a copy."""
     server, client = cycle.addresses
     scope = {

@@ -32,7 +32,7 @@ def page(listing, queues, at_s=1_700_000_000.0):
 
 
 @dataclass(frozen=True)
-class QueueFigures:
+class ListedQueue:
     queue: str
     items: int = 0
     bytes: int = 0
@@ -47,10 +47,10 @@ class QueueFigures:
 
 
 QUEUES = [
-    QueueFigures("emails", items=5, age_s=61.5),
-    QueueFigures("img-big", items=101, age_s=3),
-    QueueFigures("img-small", items=100),
-    QueueFigures("pdf", items=100, waiters=2),
+    ListedQueue("emails", items=5, age_s=61.5),
+    ListedQueue("img-big", items=101, age_s=3),
+    ListedQueue("img-small", items=100),
+    ListedQueue("pdf", items=100, waiters=2),
 ]
 
 
@@ -136,7 +136,7 @@ def test_any_field_orders_the_list():
 
 @given(
     queues=st.lists(
-        st.builds(QueueFigures, st.from_regex(r"[a-z]{1,3}", fullmatch=True), st.integers(0, 3), age_s=st.floats(0, 2)),
+        st.builds(ListedQueue, st.from_regex(r"[a-z]{1,3}", fullmatch=True), st.integers(0, 3), age_s=st.floats(0, 2)),
         unique_by=lambda each: each.queue,
     ),
     sort=st.sampled_from([f"{sign}{field}" for sign in ("", "-") for field in (*FIELDS, "name")]),
@@ -221,17 +221,17 @@ def test_each_queue_is_shown_once_whatever_its_figures_become(sort, limit, count
     chance = random.Random(seed)  # Hypothesis takes twenty times as long for thousands of figures
 
     def changed(queues):
-        return [QueueFigures(each.queue, *(chance.randrange(5) for _ in range(9))) for each in queues]
+        return [ListedQueue(each.queue, *(chance.randrange(5) for _ in range(9))) for each in queues]
 
-    queues = changed([QueueFigures(f"q{number}") for number in range(count)])
+    queues = changed([ListedQueue(f"q{number}") for number in range(count)])
     expected = [each.queue for each in page(Listing((), sort, 1000, None), queues)[0]]
     assert [name for page in paged(sort, limit, queues, changed) for name in page] == expected
 
 
 def test_queues_that_vanish_or_come_while_pages_are_read():
     """Those that go are left out, the others stay in their places; those that come wait for the next list."""
-    queues = [QueueFigures(f"q{number:02}", items=number) for number in range(30)]
-    found = paged("items", 10, queues, lambda each: [*each[5:], QueueFigures("new", items=1000)])
+    queues = [ListedQueue(f"q{number:02}", items=number) for number in range(30)]
+    found = paged("items", 10, queues, lambda each: [*each[5:], ListedQueue("new", items=1000)])
     assert [name for page in found for name in page] == [f"q{number:02}" for number in (*range(20), *range(20, 30))]
 
 
@@ -240,7 +240,7 @@ def test_a_long_list_of_changing_figures_ends(sort, monkeypatch):
     """Beyond what a cursor holds no page comes for ever; ages that only grow lose and repeat no queue there either."""
     monkeypatch.setattr("gateway.api.response.cursor.MAX_AHEAD", 20)
     clock = [time.time()]
-    queues = [QueueFigures(f"q{number:03}", items=number, age_s=number / 100) for number in range(200)]
+    queues = [ListedQueue(f"q{number:03}", items=number, age_s=number / 100) for number in range(200)]
 
     def older(queues):
         clock[0] += 7
@@ -262,7 +262,7 @@ def test_queues_of_near_ages_are_shown_once_beyond_what_a_cursor_holds(sort, mon
     def later(_=None):
         clock[0] += 0.7717
         now_ms = round(clock[0] * 1000)
-        return [QueueFigures(name, items=1, age_s=(now_ms - since) / 1000) for name, since in since_ms.items()]
+        return [ListedQueue(name, items=1, age_s=(now_ms - since) / 1000) for name, since in since_ms.items()]
 
     queues = later()
     expected = [each.queue for each in page(Listing((), sort, 1000, None), queues, clock[0])[0]]
@@ -275,8 +275,8 @@ def test_equal_queues_are_shown_once_beyond_what_a_cursor_holds(sort, monkeypatc
     monkeypatch.setattr("gateway.api.response.cursor.MAX_AHEAD", 5)
     clock = [1_700_000_000.0]
     figures = dict.fromkeys((field for field in FIELDS.values() if field != "age_s"), 7)
-    equal = [QueueFigures(f"q{number:02}") for number in range(12)]
-    same = [QueueFigures(f"r{number:02}", age_s=3, **figures) for number in range(12)]
+    equal = [ListedQueue(f"q{number:02}") for number in range(12)]
+    same = [ListedQueue(f"r{number:02}", age_s=3, **figures) for number in range(12)]
 
     def later(queues):
         clock[0] += 7
@@ -289,7 +289,7 @@ def test_equal_queues_are_shown_once_beyond_what_a_cursor_holds(sort, monkeypatc
 
 def test_a_cursor_fits_into_a_request():
     """However many queues there are, and however long their names."""
-    queues = [QueueFigures(f"{number:064}", items=number) for number in range(3000)]
+    queues = [ListedQueue(f"{number:064}", items=number) for number in range(3000)]
     listing = Listing((), "-items", 1000, None)
     _, cursor = page(listing, queues)
     assert len(listing.link(cursor)) < 4000
@@ -298,7 +298,7 @@ def test_a_cursor_fits_into_a_request():
 def test_a_queue_that_comes_moves_no_other():
     """Between two pages a queue may appear or vanish before the cursor: none is shown twice, none is left out."""
     first, cursor = page(Listing((), "name", 2, None), QUEUES)
-    later = [QueueFigures("aaa"), *QUEUES[1:]]
+    later = [ListedQueue("aaa"), *QUEUES[1:]]
     second, _ = page(Listing((), "name", 2, cursor), later)
     assert [each.queue for each in (*first, *second)] == ["emails", "img-big", "img-small", "pdf"]
 

@@ -80,7 +80,7 @@ class Collector:
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         collector = self
 
-        class Handler(BaseHTTPRequestHandler):
+        class CollectorHandler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
             def do_POST(self) -> None:
@@ -99,7 +99,7 @@ class Collector:
             def log_message(self, *_: object) -> None:
                 pass
 
-        return Handler
+        return CollectorHandler
 
     def take(self, body: bytes) -> None:
         """Keeps the spans of a request."""

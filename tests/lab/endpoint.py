@@ -21,7 +21,7 @@ class Posted:
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class EndpointReply:
     """What an endpoint answers."""
 
     status: int = 204
@@ -32,7 +32,7 @@ class Reply:
 class Endpoint:
     """Listens while it is entered. reply: decides the answer, in a thread of its own for each connection."""
 
-    def __init__(self, reply: Callable[[Posted], Reply], port: int = 0) -> None:
+    def __init__(self, reply: Callable[[Posted], EndpointReply], port: int = 0) -> None:
         self.port = port or free_port()
         self.url = f"http://{HOST}:{self.port}/hook"
         self.posted: list[Posted] = []
@@ -41,7 +41,7 @@ class Endpoint:
     def __enter__(self) -> Self:
         endpoint = self
 
-        class Handler(BaseHTTPRequestHandler):
+        class EndpointHandler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
             def do_GET(self) -> None:
@@ -62,7 +62,7 @@ class Endpoint:
             def log_message(self, *_: object) -> None:
                 pass
 
-        self._server = ThreadingHTTPServer((HOST, self.port), Handler)
+        self._server = ThreadingHTTPServer((HOST, self.port), EndpointHandler)
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
         self._thread.start()

@@ -19,8 +19,8 @@ FUNCTION = re.compile(r"^ +(?:async )?def ", re.MULTILINE)
 
 @pytest.fixture(scope="module")
 def texts(root):
-    """The modules of the gateway, its broker and the programs beside it."""
-    paths = [path for package in ("gateway", *PROGRAMS) for path in (root / package).rglob("*.py")]
+    """The modules of the gateway, its broker, the programs beside it and what tests share with these."""
+    paths = [path for package in ("gateway", *PROGRAMS, "tests/lab") for path in (root / package).rglob("*.py")]
     return {str(path.relative_to(root)): path.read_text() for path in paths}
 
 

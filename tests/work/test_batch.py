@@ -7,7 +7,7 @@ from pathlib import Path
 
 import httpx
 
-from tests.lab.endpoint import Endpoint, Reply
+from tests.lab.endpoint import Endpoint, EndpointReply
 from tests.work.conftest import Put, Start
 from tests.work.test_exec import AT_ONCE
 
@@ -72,7 +72,7 @@ def test_a_missing_command_uses_up_no_attempt(start: Start, put: Put, queue: str
 def test_an_endpoint_gets_a_batch_in_one_request(start: Start, put: Put, queue: str, rest, dead):
     """The body has a line of JSON for each job, in order, and the answer is the verdict for all of them."""
     put(*(f"job {number}" for number in range(25)))
-    replies = {"job 0": Reply(204), "job 10": Reply(410, b"gone"), "job 20": Reply(503)}
+    replies = {"job 0": EndpointReply(204), "job 10": EndpointReply(410, b"gone"), "job 20": EndpointReply(503)}
     with Endpoint(lambda posted: replies[json.loads(posted.body.splitlines()[0])["data"]]) as web:
         worker = start(queue, *AT_ONCE, "--batch", "10", "--max-jobs", "25", "--to", web.url)
         assert worker.wait() == 0

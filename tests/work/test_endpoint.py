@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from gateway.work import signature
-from tests.lab.endpoint import Endpoint, Posted, Reply
+from tests.lab.endpoint import Endpoint, EndpointReply, Posted
 from tests.lab.ports import free_port
 from tests.lab.waiting import undisturbed, until
 from tests.work.conftest import Put, Start
@@ -24,22 +24,22 @@ KEY = bytes(range(32))
 
 
 @contextlib.contextmanager
-def endpoint(**replies: Reply) -> Iterator[Endpoint]:
+def endpoint(**replies: EndpointReply) -> Iterator[Endpoint]:
     """Answers a job whose text is a name with that reply, and with 204 otherwise."""
-    with Endpoint(lambda posted: replies.get(posted.body.decode(), Reply())) as started:
+    with Endpoint(lambda posted: replies.get(posted.body.decode(), EndpointReply())) as started:
         yield started
 
 
 def test_the_answer_decides(start: Start, put: Put, queue: str, rest, dead):
     """2xx acks; 410 and --reject-on make dead letters; all else comes again, with the answer as its reason."""
     replies = {
-        "created": Reply(201),
-        "gone": Reply(410, b"no such user"),
-        "invalid": Reply(422, b"no\n address"),
-        "failed": Reply(500, b"x" * 100_000),
-        "unknown": Reply(404),
-        "moved": Reply(302, headers={"Location": "http://127.0.0.1:1/elsewhere"}),
-        "same": Reply(304),
+        "created": EndpointReply(201),
+        "gone": EndpointReply(410, b"no such user"),
+        "invalid": EndpointReply(422, b"no\n address"),
+        "failed": EndpointReply(500, b"x" * 100_000),
+        "unknown": EndpointReply(404),
+        "moved": EndpointReply(302, headers={"Location": "http://127.0.0.1:1/elsewhere"}),
+        "same": EndpointReply(304),
     }
     put(*replies)
     with endpoint(**replies) as web:
@@ -88,7 +88,7 @@ def test_the_request_has_the_job(start: Start, http: httpx.Client, queue: str, t
 def test_202_leaves_the_lease_to_the_endpoint(start: Start, put: Put, queue: str, http: httpx.Client):
     """The worker goes on with the next job, and the endpoint settles the lease by its URL when it wants to."""
     put("later", "now")
-    with endpoint(later=Reply(202)) as web:
+    with endpoint(later=EndpointReply(202)) as web:
         assert start(queue, "--max-jobs", "2", "--to", web.url).wait() == 0
     assert http.get(f"/queues/{queue}").json()["open_reads"] == 1
     httpx.post(web.posted[0].headers["lease-url"] + "/ack").raise_for_status()
@@ -101,9 +101,9 @@ def test_retry_after_is_the_delay(start: Start, put: Put, queue: str, http: http
     put("busy")
     answered_s: list[float] = []
 
-    def reply(_: Posted) -> Reply:
+    def reply(_: Posted) -> EndpointReply:
         answered_s.append(time.monotonic())
-        return Reply(503, headers={"Retry-After": "2"})
+        return EndpointReply(503, headers={"Retry-After": "2"})
 
     with Endpoint(reply) as web:
         worker = start(queue, "--wait", "2", "--max-jobs", "1", "--to", web.url)
@@ -123,7 +123,7 @@ def test_an_endpoint_that_refuses_uses_up_no_attempts(start: Start, put: Put, qu
     time.sleep(2)
     assert worker.cpu_s() - began_s < 0.3
     assert len(worker.text().splitlines()) < 12
-    with Endpoint(lambda _: Reply(), port) as web:
+    with Endpoint(lambda _: EndpointReply(), port) as web:
         until(lambda: len(web.posted) == 3)
         assert [each.headers["ce-attempt"] for each in web.posted] == ["1", "1", "1"]
         worker.send(signal.SIGTERM)
@@ -137,12 +137,12 @@ def test_an_endpoint_that_is_unavailable_is_asked_seldom(
 ):
     """It gets few requests, however many jobs there are."""
     put(*map(str, range(20)))
-    with Endpoint(lambda _: Reply(status)) as web:
+    with Endpoint(lambda _: EndpointReply(status)) as web:
         worker = start(queue, *AT_ONCE, "--concurrency", "2", "--to", web.url)
         until(lambda: bool(web.posted))
         time.sleep(3)
         assert len(web.posted) < 14
-        web.reply = lambda _: Reply()
+        web.reply = lambda _: EndpointReply()
         until(lambda: http.get(f"/queues/{queue}").json()["items"] == 0)
         assert worker.process.poll() is None
 
@@ -154,12 +154,12 @@ def test_an_endpoint_that_is_slow(start: Start, put: Put, queue: str, rest, http
     ids = put("slow", "hangs")
     release = threading.Event()
 
-    def reply(posted: Posted) -> Reply:
+    def reply(posted: Posted) -> EndpointReply:
         if posted.body == b"slow":
             time.sleep(2.5)
         else:
             release.wait(20)
-        return Reply()
+        return EndpointReply()
 
     with Endpoint(reply) as web:
         both = ("--concurrency", "2", "--max-jobs", "2")
@@ -175,9 +175,9 @@ def test_sigquit_gives_the_job_back_while_the_endpoint_works(start: Start, put: 
     put("job")
     release = threading.Event()
 
-    def reply(_: Posted) -> Reply:
+    def reply(_: Posted) -> EndpointReply:
         release.wait(20)
-        return Reply()
+        return EndpointReply()
 
     with Endpoint(reply) as web:
         worker = start(queue, "--to", web.url)
@@ -191,7 +191,7 @@ def test_sigquit_gives_the_job_back_while_the_endpoint_works(start: Start, put: 
 def test_a_password_in_the_url_is_used_and_not_logged(start: Start, put: Put, queue: str):
     """It becomes an Authorization header, and no line of the log has it."""
     put("job")
-    with endpoint(job=Reply(500)) as web:
+    with endpoint(job=EndpointReply(500)) as web:
         url = web.url.replace("http://", "http://user:pa55word@")
         worker = start(queue, "--debug", "--max-jobs", "1", "--to", url)
         assert worker.wait() == 0
@@ -201,7 +201,7 @@ def test_a_password_in_the_url_is_used_and_not_logged(start: Start, put: Put, qu
 
 
 def _answering(status: int) -> Endpoint:
-    return Endpoint(lambda _: Reply(status))
+    return Endpoint(lambda _: EndpointReply(status))
 
 
 def test_no_answer_of_a_gateway_makes_the_worker_run_hot(start: Start, queue: str):

@@ -23,7 +23,7 @@ from pathlib import Path
 import pytest
 
 from tests.lab.commands import environment
-from tests.lab.endpoint import Endpoint, Posted, Reply
+from tests.lab.endpoint import Endpoint, EndpointReply, Posted
 from tests.lab.gateway import Running, running
 from tests.lab.memcache import MemcacheClient
 from tests.lab.ports import HOST, free_port
@@ -217,7 +217,7 @@ def test_supervisord_with_an_endpoint(site: Site, root: Path):
     accepted: list[str] = []
     acked: set[str] = set()
 
-    def reply(posted: Posted) -> Reply:
+    def reply(posted: Posted) -> EndpointReply:
         kind = posted.body.decode().split()[0]
         if kind == "slow":
             time.sleep(0.5)
@@ -226,11 +226,11 @@ def test_supervisord_with_an_endpoint(site: Site, root: Path):
         elif kind in ("ok", "slow"):
             acked.add(posted.body.decode())
         return {
-            "later": Reply(202),
-            "fail": Reply(500, b"broken"),
-            "moved": Reply(307, headers={"Location": "/other"}),
-            "gone": Reply(410, b"no such user"),
-        }.get(kind, Reply())
+            "later": EndpointReply(202),
+            "fail": EndpointReply(500, b"broken"),
+            "moved": EndpointReply(307, headers={"Location": "/other"}),
+            "gone": EndpointReply(410, b"no such user"),
+        }.get(kind, EndpointReply())
 
     kinds = ("later", "fail", "gone", "slow", "ok", "ok", "ok", "ok")
     texts = [f"{kinds[number % 8]} {number}" for number in range(JOBS)] + ["moved 0"]
