@@ -18,7 +18,6 @@ from gateway.envelope.rewrite import (
     has_known_ttl,
     next_attempt,
     restored,
-    source_queue,
 )
 from gateway.problem import problem_bytes  # noqa: F401 (its imports are instrumented, too)
 
@@ -72,12 +71,11 @@ def one(data: bytes) -> None:
         again = next_attempt(unwrap(copy.data), copy.data, 3)
         assert again is not None, "a copy can be copied"
     letter = dead_letter(job, data, MARKS).data
-    assert source_queue(letter) == "emails"
+    assert unwrap(letter).event["deadqueue"] == "emails"
     shown(unwrap(letter))
     back = restored(letter)
     assert body_of(unwrap(back.data)) == body, "a dead letter that is brought back is the same job"
     restored(data)
-    source_queue(data)
 
 
 def shown(job: Job) -> None:

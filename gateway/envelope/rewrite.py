@@ -124,12 +124,6 @@ def restored(letter: bytes, ready_s: float = 0.0) -> Item:
     return Item(job.id, letter if data is None else data, job.expires_s)
 
 
-def source_queue(letter: bytes) -> str | None:
-    """The queue that a dead letter comes from; None if it does not say."""
-    queue = unwrap(letter).event.get("deadqueue")
-    return queue if isinstance(queue, str) else None
-
-
 def plain(error: str) -> str:
     """The error as an attribute can hold it: one line without control characters, at most MAX_ERROR characters.
 

@@ -6,7 +6,7 @@ import pytest
 
 from gateway.config.policies import Policy, Retry
 from gateway.envelope.read import unwrap
-from gateway.envelope.rewrite import restored, source_queue
+from gateway.envelope.rewrite import restored
 from gateway.errors import QueueFull, QueueHasChildren
 from gateway.leases.lease import Place, State
 from tests.kestrel.support import until
@@ -167,7 +167,7 @@ def test_queues_that_share_their_dead_letters_get_their_own_back(broker):
         assert [unwrap(item).payload for item in await left(made, "a")] == [b'"a0"', b'"a1"']
         kept = await left(made, "failed")
         assert [unwrap(item).payload for item in kept] == [b'"b0"', b'"b1"', b'"own"']
-        assert [source_queue(item) for item in kept] == ["b", "b", None]
+        assert [unwrap(item).event.get("deadqueue") for item in kept] == ["b", "b", None]
 
     policy = Policy(dead_letter="failed")
     over(broker, work, policies={"a": policy, "b": policy})

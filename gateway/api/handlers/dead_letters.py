@@ -10,7 +10,6 @@ from gateway.delivery.dead_letters.letters import DeadLetter, DeadLetterJobs
 from gateway.envelope.times import timestamp
 from gateway.errors import InvalidName
 
-DEFAULT_LISTED = 20
 MAX_ADDRESS = 1024
 WORK_LETTERS = 20
 """Searching this many dead letters is as much work as one more request."""

@@ -63,7 +63,6 @@ class StreamWriter:
         self._written = 0
         self._large = 0  # bytes of large lines, which count until the client has read them
         self._blocked = False  # the client has to read before anything more is written
-        self.jobs_written = 0
 
     @property
     def sent_bytes(self) -> int:
@@ -103,7 +102,6 @@ class StreamWriter:
             self._reservation.more(len(lines))
             self._large += len(lines)
         await self._write(lines)
-        self.jobs_written += len(jobs)
         return self._written
 
     async def keepalive(self) -> None:

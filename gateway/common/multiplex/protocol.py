@@ -1,7 +1,7 @@
 """One side of a multiplexed connection: reads frames in turns, writes frames together, keeps credit.
 
 1. What one turn of the loop produces leaves in one write. It never stops reading because its own writes are paused.
-2. It handles at most TURN_BYTES or TURN_S of what it reads; then other connections have their turn.
+2. It handles at most FRAME_BYTES or TURN_S of what it reads; then other connections have their turn.
 3. Credit comes back when a frame has been handled, and not while writes are paused. So the peer's operations, their
    answers and the items under way are bounded.
 4. Only the end of the socket, a broken frame, or a peer without a common version ends the connection.
@@ -17,7 +17,6 @@ from gateway.common.shares import WHOLE
 
 from .frames import (
     CARRIERS,
-    FRAME_BYTES,
     HEAD_BYTES,
     PAYLOAD_BYTES,
     BrokenFrameError,
@@ -30,8 +29,6 @@ from .handler import FrameHandler
 from .messages import SHARE_UNITS, Greeting, pack_credit, unpack_credit, unpack_greeting
 from .outgoing import SOME_BYTES, Outgoing
 
-TURN_BYTES: Final = FRAME_BYTES
-"""The decoder's buffer offers no more at once."""
 TURN_S: Final = 0.005
 CREDIT_BYTES: Final = 1 << 20
 """Of items, and of operations: what the peer may send before the first is handled."""

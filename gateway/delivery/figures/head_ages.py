@@ -78,7 +78,6 @@ class HeadAges:
         self._turns = turns
         self._heads: dict[str, dict[str, _Head]] = {}
         self._finished: _Heads = {}  # of the last round; nothing changes it
-        self.peeks = 0
 
     async def update(
         self, queues: Mapping[str, QueueStats], servers: ByServer
@@ -197,7 +196,6 @@ class HeadAges:
 
     async def _peek(self, member: PeekedServer, key: str, stats: QueueStats) -> None:
         item = await member.peek(key)
-        self.peeks += 1
         if item is None:
             self._heads.get(key, {}).pop(member.name, None)
             return
