@@ -20,7 +20,7 @@ from gateway.delivery.ordered_queues import OrderedQueues
 from gateway.delivery.pause import Pauses
 from gateway.delivery.poll_limits import HeldPoll
 from gateway.delivery.queues.catalog import Queue
-from gateway.delivery.receive import Delivery, Hold, Receiver
+from gateway.delivery.receive import Delivery, Hold, NextOptions, Receiver
 from gateway.envelope.read import Job
 from gateway.errors import LeaseLost, QueueDeleted
 from gateway.fairness.turns import Turns
@@ -63,29 +63,21 @@ class BatchReceiver:
         self._turns = turns
 
     async def next(
-        self,
-        queue: Queue,
-        size: BatchSize,
-        *,
-        timeout_s: float,
-        lease_s: float,
-        on_gone: OnGone,
-        at_most_once: bool = False,
-        ahead: AckAhead | None = None,
+        self, queue: Queue, size: BatchSize, options: NextOptions, ahead: AckAhead | None = None
     ) -> Covered[BatchDelivery | Hold | None]:
         """The next jobs; as soon as there is one, all that are ready. See Receiver.next.
 
         Raises: as Receiver.next. Cancelled: no job is held, except for those whose ack has begun.
         """
-        until_s = time.monotonic() + timeout_s
+        until_s = time.monotonic() + options.timeout_s
         while True:
             left_s = max(0.0, until_s - time.monotonic())
-            found = await self._receiver.next(queue, timeout_s=left_s, lease_s=lease_s, on_gone=on_gone, ahead=ahead)
+            found = await self._receiver.next(queue, options._replace(timeout_s=left_s, at_most_once=False), ahead)
             ahead = None
             if not isinstance(found.result, Delivery):
                 return Covered(found.result, found.coverage)
-            delivery = await self._with_more(queue, size, found.result, lease_s)
-            if delivery is None or (at_most_once and not await self._acked(delivery.batch, on_gone)):
+            delivery = await self._with_more(queue, size, found.result, options.lease_s(queue))
+            if delivery is None or (options.at_most_once and not await self._acked(delivery.batch, options.on_gone)):
                 continue
             return Covered(delivery, None)
 

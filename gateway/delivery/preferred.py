@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gateway.coverage import Covered
@@ -23,10 +23,10 @@ from gateway.delivery.pause import Pauses
 from gateway.delivery.poll_limits import HeldPoll, PollLimits
 from gateway.delivery.queues.catalog import Queue
 from gateway.delivery.queues.quota import Quota
-from gateway.delivery.receive import PASSING_S, Delivery, Hold, Receiver
+from gateway.delivery.receive import PASSING_S, Delivery, Hold, NextOptions, Receiver
 from gateway.errors import Draining, TooManyLeases
 from gateway.leases.lease import OpenRead
-from gateway.leases.limits import LeaseLimits, LeaseRoom
+from gateway.leases.limits import LeaseLimits
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,22 +61,12 @@ class PreferredReceiver:
         self._pauses = pauses
         self._caps = caps
 
-    async def next(
-        self,
-        queues: Sequence[Queue],
-        *,
-        timeout_s: float,
-        lease_s: Callable[[Queue], float],
-        on_gone: OnGone,
-        at_most_once: bool = False,
-        room: LeaseRoom | None = None,
-    ) -> Covered[PreferredDelivery | Hold | None]:
+    async def next(self, queues: Sequence[Queue], options: NextOptions) -> Covered[PreferredDelivery | Hold | None]:
         """The next job of the first of the tenant's queues that has one. A queue that is named twice counts once.
 
-        lease_s: the length of a lease of a queue's job. Hold: every queue handed out nothing until the end.
-        room, Raises, Cancelled: see Receiver.next.
+        Hold: every queue handed out nothing until the end. Raises, Cancelled: see Receiver.next.
         """
-        until_s = time.monotonic() + timeout_s
+        until_s = time.monotonic() + options.timeout_s
         queues = list({queue.key: queue for queue in reversed(queues)}.values())[::-1]
         with contextlib.ExitStack() as usable:
             for queue in queues:
@@ -84,53 +74,46 @@ class PreferredReceiver:
             if self._receiver.draining:
                 raise Draining("the gateway is shutting down and delivers no more jobs")
             async with CapPlaces(self._caps, queues, until_s) as places:
-                left_s = max(0.0, until_s - time.monotonic())
-                return await self._next(queues, places, left_s, lease_s, on_gone, at_most_once=at_most_once, room=room)
+                return await self._next(queues, options, places, until_s)
 
     async def _next(
-        self,
-        queues: Sequence[Queue],
-        places: CapPlaces,
-        timeout_s: float,
-        lease_s: Callable[[Queue], float],
-        on_gone: OnGone,
-        *,
-        at_most_once: bool,
-        room: LeaseRoom | None,
+        self, queues: Sequence[Queue], options: NextOptions, places: CapPlaces, until_s: float
     ) -> Covered[PreferredDelivery | Hold | None]:
-        began_s = time.monotonic()
+        """Like `next`, for queues that may be used. until_s: monotonic, the end of the wait."""
+        passing_s = max(until_s, time.monotonic() + PASSING_S)
         by_key = {queue.key: queue for queue in queues}
         expired = ExpiredJobs(self._tasks)
         while True:
-            (room or self._limits).check_room(queues[0].tenant)
+            (options.room or self._limits).check_room(queues[0].tenant)
             held = [queue for queue in queues if self._pauses.paused(queue) or not places.open(queue)]
-            left_s = max(0.0, timeout_s - (time.monotonic() - began_s))
+            left_s = max(0.0, until_s - time.monotonic())
             gone = asyncio.Event()
             try:
                 open_now = [each for each in queues if each not in held]
                 since_s = time.time()
-                taken = await self._take(open_now, held, places, left_s, on_gone, gone)
+                taken = await self._take(open_now, held, places, left_s, options.on_gone, gone)
             except TooManyLeases:  # possibly because of jobs that are being dropped
                 if not await expired.one_ended():
                     raise
                 continue
             if taken.result is not None:
                 queue = by_key[taken.result.key]
+                lease_s = options.lease_s(queue)
                 delivery = await self._receiver.deliver(
-                    queue, taken.result, lease_s(queue), expired, room, since_s=since_s
+                    queue, taken.result, lease_s, expired, options.room, since_s=since_s
                 )
                 if delivery is not None:
                     places.leased(queue, delivery.lease)
-                    if not at_most_once or await self._receiver.acked(delivery.lease, on_gone):
+                    if not options.at_most_once or await self._receiver.acked(delivery.lease, options.on_gone):
                         return Covered(PreferredDelivery(queue, delivery), None)
             ended = gone.is_set() or self._receiver.draining
-            passed_s = time.monotonic() - began_s
-            if taken.result is None and (ended or passed_s >= timeout_s):
+            now_s = time.monotonic()
+            if taken.result is None and (ended or now_s >= until_s):
                 if ended or len(held) < len(queues):
                     return Covered(None, taken.coverage)
                 await places.answered()
                 return Covered(self._hold(queues, places), None)
-            if ended or passed_s > max(timeout_s, PASSING_S):
+            if ended or now_s > passing_s:
                 return Covered(None, None)
 
     def _hold(self, queues: Sequence[Queue], places: CapPlaces) -> Hold | None:

@@ -13,7 +13,7 @@ import asyncio
 import math
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import Enum
 from functools import partial
@@ -50,6 +50,18 @@ from gateway.leases.registry import Registry
 
 PASSING_S = 1.0
 """How long a poll with a shorter timeout may skip jobs that are expired or dead."""
+
+
+class NextOptions(NamedTuple):
+    """What a consumer asks for. lease_s: the length of a lease of a job of the queue. at_most_once: the lease is acked
+    before the consumer gets the job. room: where the lease counts; None: as one more lease of the tenant.
+    """
+
+    timeout_s: float
+    lease_s: Callable[[Queue], float]
+    on_gone: OnGone
+    at_most_once: bool = False
+    room: LeaseRoom | None = None
 
 
 class Delivery(NamedTuple):
@@ -110,21 +122,12 @@ class Receiver:
         return len(self._poll_limits)
 
     async def next(
-        self,
-        queue: Queue,
-        *,
-        timeout_s: float,
-        lease_s: float,
-        on_gone: OnGone,
-        at_most_once: bool = False,
-        ahead: AckAhead | None = None,
-        room: LeaseRoom | None = None,
+        self, queue: Queue, options: NextOptions, ahead: AckAhead | None = None
     ) -> Covered[Delivery | Hold | None]:
-        """The next job under a lease of `lease_s` seconds; None if the wait ended empty or the consumer disconnected.
+        """The next job under a lease; None if the wait ended empty or the consumer disconnected.
 
         Hold: the wait ended while the queue handed out nothing, and why. The coverage is that of an empty wait.
-        at_most_once: the lease is already acked. ahead: an ack that must succeed before a job is taken.
-        room: where the lease counts; None: as one more lease of the tenant.
+        ahead: an ack that must succeed before a job is taken.
 
         Raises: what the ack raises; TooManyQueues, TooManyWaiters, TooManyLeases, Draining; QueueNotFound for a
         subscription that does not exist; BackendUnavailable; OutcomeUnknown if the ack of a job was sent and no answer
@@ -136,9 +139,7 @@ class Receiver:
             ahead = None
         use = THERE if ahead is not None else self._quota.room_now(queue)
         with use or await self._quota.room(queue):
-            found = await self._next(
-                queue, timeout_s, lease_s, on_gone, at_most_once=at_most_once, ahead=ahead, room=room
-            )
+            found = await self._next(queue, options, ahead)
         if isinstance(found.result, Hold):
             self.held[found.result] += 1
         return found
@@ -154,31 +155,23 @@ class Receiver:
         return not (held or self.draining) and self._quota.room_now(queue) is not None
 
     async def _next(
-        self,
-        queue: Queue,
-        timeout_s: float,
-        lease_s: float,
-        on_gone: OnGone,
-        *,
-        at_most_once: bool,
-        ahead: AckAhead | None,
-        room: LeaseRoom | None,
+        self, queue: Queue, options: NextOptions, ahead: AckAhead | None
     ) -> Covered[Delivery | Hold | None]:
         """Like `next`, for a queue that may be used. ahead: only if `_may_take_now` has just said so."""
         if self.draining:  # no await between here and the registration as a waiter, so a drain finds every poll
             raise Draining("the gateway is shutting down and delivers no more jobs")
-        until_s = time.monotonic() + timeout_s
-        passing_s = time.monotonic() + max(timeout_s, PASSING_S)
+        until_s = time.monotonic() + options.timeout_s
+        passing_s = time.monotonic() + max(options.timeout_s, PASSING_S)
         expired = ExpiredJobs(self._tasks)
         checked = ahead is not None  # the ack must not wait for anything that comes before a take
         while True:
             place: CapPlace | None = None
             if not checked:
-                (room or self._registry.limits).check_room(queue.tenant)
-                if self._pauses.paused(queue) and not await self._resumed(queue, until_s, on_gone):
+                (options.room or self._registry.limits).check_room(queue.tenant)
+                if self._pauses.paused(queue) and not await self._resumed(queue, until_s, options.on_gone):
                     return Covered(Hold.PAUSED, None)
                 if (limits := self._caps.limits(queue)) is not None:
-                    given = await self._place(queue, limits, until_s, on_gone)
+                    given = await self._place(queue, limits, until_s, options.on_gone)
                     if given is None:
                         continue
                     if isinstance(given, CapReason):
@@ -188,17 +181,7 @@ class Receiver:
                 if not checked:
                     self._poll_limits.check_room(queue)
                 checked = False
-                taken = await self._once(
-                    queue,
-                    until_s,
-                    lease_s,
-                    on_gone,
-                    expired=expired,
-                    place=place,
-                    at_most_once=at_most_once,
-                    ahead=ahead,
-                    room=room,
-                )
+                taken = await self._once(queue, options, until_s, expired=expired, place=place, ahead=ahead)
             finally:
                 if place is not None:
                     place.done()
@@ -210,32 +193,30 @@ class Receiver:
     async def _once(
         self,
         queue: Queue,
+        options: NextOptions,
         until_s: float,
-        lease_s: float,
-        on_gone: OnGone,
         *,
         expired: ExpiredJobs,
         place: CapPlace | None,
-        at_most_once: bool,
         ahead: AckAhead | None,
-        room: LeaseRoom | None,
     ) -> Covered[Delivery | None] | None:
         """Takes one item and delivers it; None if the poll is to go on, because this one is not to be delivered."""
         since_s = time.time()
         try:
-            taken = await self._take(queue, max(0.0, until_s - time.monotonic()), on_gone, ahead)
+            taken = await self._take(queue, max(0.0, until_s - time.monotonic()), options.on_gone, ahead)
         except TooManyLeases:  # possibly because of jobs that are being dropped
             if not await expired.one_ended():
                 raise
             return None
         if taken.result is None:
             return None if self._pauses.paused(queue) and not self.draining else Covered(None, taken.coverage)
-        delivery = await self.deliver(queue, taken.result, lease_s, expired, room, since_s=since_s)
+        lease_s = options.lease_s(queue)
+        delivery = await self.deliver(queue, taken.result, lease_s, expired, options.room, since_s=since_s)
         if delivery is None:
             return None
         if place is not None:
             place.leased(delivery.lease)
-        if at_most_once and not await self.acked(delivery.lease, on_gone):
+        if options.at_most_once and not await self.acked(delivery.lease, options.on_gone):
             return None
         return Covered(delivery, None)
 
@@ -294,7 +275,7 @@ class Receiver:
     ) -> Delivery | None:
         """The item under a lease; None if it must not be delivered, and was dropped or became a dead letter.
 
-        room: see `next`. since_s: the Unix time since which a poll has waited for it; inf: it may have been there
+        room: see NextOptions. since_s: the Unix time since which a poll has waited for it; inf: it may have been there
         before.
 
         Raises: TooManyLeases; BackendUnavailable if it cannot be known whether the queue is paused; the item is back.

@@ -26,7 +26,7 @@ from gateway.delivery.poll_limits import PollLimits
 from gateway.delivery.queues.catalog import Catalog, Queue
 from gateway.delivery.queues.known import KnownQueues
 from gateway.delivery.queues.quota import Quota
-from gateway.delivery.receive import Delivery, Hold, Receiver
+from gateway.delivery.receive import Delivery, Hold, NextOptions, Receiver
 from gateway.envelope.write import EnqueueContext, wrap
 from gateway.errors import GatewayError
 from gateway.fairness.turns import Turns
@@ -98,9 +98,8 @@ class Rig:
         return item.data
 
     async def take(self, name: str, timeout_s: float = 5, lease_s: float = 100) -> Delivery | None:
-        delivery = await self.receiver.next(
-            self.queue(name), timeout_s=timeout_s, lease_s=lease_s, on_gone=lambda _: lambda: None
-        )
+        options = NextOptions(timeout_s, lambda _: lease_s, lambda _: lambda: None)
+        delivery = await self.receiver.next(self.queue(name), options)
         assert not isinstance(delivery.result, Hold)
         return delivery.result
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gateway.coverage import Coverage
-from gateway.delivery.receive import Delivery, Hold
+from gateway.delivery.receive import Delivery, Hold, NextOptions
 from gateway.errors import QueueNotFound
 from gateway.leases.lease import State
 from tests.kestrel.conftest import on_a_socket
@@ -35,9 +35,8 @@ async def next_with_ack(made: Rig, name: str, delivery: Delivery, timeout_s: flo
     """The result of a poll of that queue which acks the lease of the job."""
     ahead = made.registry.ack_ahead(delivery.lease.id)
     assert ahead is not None
-    found = await made.receiver.next(
-        made.queue(name), timeout_s=timeout_s, lease_s=100, on_gone=lambda _: lambda: None, ahead=ahead
-    )
+    options = NextOptions(timeout_s, lambda _: 100, lambda _: lambda: None)
+    found = await made.receiver.next(made.queue(name), options, ahead)
     assert ahead.acked
     return found.result
 

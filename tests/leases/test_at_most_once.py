@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from gateway.delivery.receive import NextOptions
 from gateway.errors import BackendRefused, OutcomeUnknown
 from tests.kestrel.standin import StandIn, answer, hang_up, silence
 from tests.lab.waiting import undisturbed
@@ -11,7 +12,7 @@ from tests.leases.rig import rig
 
 
 def take(made, on_gone=lambda _: lambda: None, timeout_s=5.0):
-    return made.receiver.next(made.queue("q"), timeout_s=timeout_s, lease_s=100, on_gone=on_gone, at_most_once=True)
+    return made.receiver.next(made.queue("q"), NextOptions(timeout_s, lambda _: 100, on_gone, at_most_once=True))
 
 
 def test_a_consumer_that_left_after_the_job_was_taken_does_not_lose_it():

@@ -16,7 +16,7 @@ from gateway.delivery.ordered_queues import OrderedQueues
 from gateway.delivery.pause import Pauses
 from gateway.delivery.poll_limits import PollLimits
 from gateway.delivery.queues.catalog import Queue
-from gateway.delivery.receive import Hold
+from gateway.delivery.receive import Hold, NextOptions
 from gateway.delivery.streams.source import QueueSource
 from gateway.fairness.turns import Turns
 from gateway.kestrel.server.pinned_read import PinnedRead
@@ -45,7 +45,7 @@ async def batch(made: Rig, queue: Queue) -> int:
         ordered=OrderedQueues(),
     )
     size = BatchSize(5, 1 << 20)
-    found = await receiver.next(queue, size, timeout_s=0, lease_s=100, on_gone=lambda _: lambda: None)
+    found = await receiver.next(queue, size, NextOptions(0, lambda _: 100, lambda _: lambda: None))
     assert found.result is None or isinstance(found.result, Hold)
     return 0
 

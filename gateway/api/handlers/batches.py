@@ -67,17 +67,7 @@ class BatchJobs:
     async def _take(self, call: Call, queue: Queue, size: BatchSize, poll: PollRequest) -> BatchDelivery | Hold | None:
         ahead = await self._acks.ahead(call, poll)
         try:
-            found = call.result(
-                await self._receiver.next(
-                    queue,
-                    size,
-                    timeout_s=poll.timeout_s,
-                    lease_s=poll.lease_s(queue),
-                    on_gone=call.request.on_gone,
-                    at_most_once=poll.at_most_once,
-                    ahead=ahead,
-                )
-            )
+            found = call.result(await self._receiver.next(queue, size, poll.options(call), ahead))
         finally:
             note_acked(call, ahead)
         if isinstance(found, BatchDelivery):

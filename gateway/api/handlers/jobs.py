@@ -62,16 +62,7 @@ class Jobs:
     async def _take(self, call: Call, queue: Queue, poll: PollRequest) -> Delivery | Hold | None:
         ahead = await self._acks.ahead(call, poll) if poll.acks else None
         try:
-            delivery = call.result(
-                await self._receiver.next(
-                    queue,
-                    timeout_s=poll.timeout_s,
-                    lease_s=poll.lease_s(queue),
-                    on_gone=call.request.on_gone,
-                    at_most_once=poll.at_most_once,
-                    ahead=ahead,
-                )
-            )
+            delivery = call.result(await self._receiver.next(queue, poll.options(call), ahead))
         finally:
             note_acked(call, ahead)
         if isinstance(delivery, Delivery):

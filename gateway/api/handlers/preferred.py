@@ -47,15 +47,7 @@ class PreferredJobs:
 
     async def _take(self, call: Call, queues: Sequence[Queue], poll: PollRequest) -> PreferredDelivery | Hold | None:
         await self._acks.done(call, poll)
-        found = call.result(
-            await self._receiver.next(
-                queues,
-                timeout_s=poll.timeout_s,
-                lease_s=poll.lease_s,
-                on_gone=call.request.on_gone,
-                at_most_once=poll.at_most_once,
-            )
-        )
+        found = call.result(await self._receiver.next(queues, poll.options(call)))
         if isinstance(found, PreferredDelivery):
             call.context.lease_acked |= poll.at_most_once
         return found

@@ -10,6 +10,7 @@ from typing import Any, Final
 from gateway.api.exchange import Call
 from gateway.api.specification import default_lease, longest_lease
 from gateway.delivery.queues.catalog import Queue
+from gateway.delivery.receive import NextOptions
 from gateway.errors import ForbiddenPrefetch, InvalidParameter
 from gateway.request import Headers
 from gateway.settings import Settings
@@ -32,6 +33,10 @@ class PollRequest:
     acks: str
     at_most_once: bool
     preference: Headers = field(default_factory=list)
+
+    def options(self, call: Call) -> NextOptions:
+        """For whoever takes the jobs."""
+        return NextOptions(self.timeout_s, self.lease_s, call.request.on_gone, self.at_most_once)
 
 
 class PollRequests:

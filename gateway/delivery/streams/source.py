@@ -16,7 +16,7 @@ from gateway.delivery.caps.caps import Caps
 from gateway.delivery.expired_jobs import ExpiredJobs
 from gateway.delivery.preferred import PreferredDelivery, PreferredReceiver
 from gateway.delivery.queues.catalog import Queue
-from gateway.delivery.receive import Delivery, Receiver
+from gateway.delivery.receive import Delivery, NextOptions, Receiver
 from gateway.envelope.read import Job
 from gateway.errors import BackendUnavailable, TooManyLeases
 from gateway.leases.lease import Lease, OpenRead
@@ -83,14 +83,8 @@ class QueueSource:
     async def next(self, most: int, timeout_s: float, on_gone: OnGone, room: LeaseRoom) -> list[StreamedJob]:
         """See StreamSource.next."""
         queue = self._queue()
-        found = await self._receiver.next(
-            queue,
-            timeout_s=timeout_s,
-            lease_s=self._lease_s(queue),
-            on_gone=on_gone,
-            at_most_once=self.at_most_once,
-            room=room,
-        )
+        options = NextOptions(timeout_s, self._lease_s, on_gone, self.at_most_once, room)
+        found = await self._receiver.next(queue, options)
         if not isinstance(found.result, Delivery):
             return []
         taken, leased_s = [StreamedJob(queue, found.result.job, found.result.lease)], time.monotonic()
@@ -155,14 +149,8 @@ class QueuesSource:
 
     async def next(self, most: int, timeout_s: float, on_gone: OnGone, room: LeaseRoom) -> list[StreamedJob]:  # noqa: ARG002
         """See StreamSource.next."""
-        found = await self._receiver.next(
-            self._queues(),
-            timeout_s=timeout_s,
-            lease_s=self._lease_s,
-            on_gone=on_gone,
-            at_most_once=self.at_most_once,
-            room=room,
-        )
+        options = NextOptions(timeout_s, self._lease_s, on_gone, self.at_most_once, room)
+        found = await self._receiver.next(self._queues(), options)
         taken = found.result
         if not isinstance(taken, PreferredDelivery):
             return []
