@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gateway.coverage import Covered
-from gateway.delivery.backend import OnGone
 from gateway.delivery.caps.caps import CapPlace, Caps
 from gateway.delivery.filling_batch import BatchSize, FillingBatch
 from gateway.delivery.moves import Moves
@@ -22,7 +21,6 @@ from gateway.delivery.poll_limits import HeldPoll
 from gateway.delivery.queues.catalog import Queue
 from gateway.delivery.receive import Delivery, Hold, NextOptions, Receiver
 from gateway.envelope.read import Job
-from gateway.errors import LeaseLost, QueueDeleted
 from gateway.fairness.turns import Turns
 from gateway.leases.ahead import AckAhead
 from gateway.leases.batch import BatchLease
@@ -77,9 +75,11 @@ class BatchReceiver:
             if not isinstance(found.result, Delivery):
                 return Covered(found.result, found.coverage)
             delivery = await self._with_more(queue, size, found.result, options.lease_s(queue))
-            if delivery is None or (options.at_most_once and not await self._acked(delivery.batch, options.on_gone)):
+            if delivery is None:
                 continue
-            return Covered(delivery, None)
+            batch = delivery.batch
+            if not options.at_most_once or await self._receiver.acked(batch.id, batch.leases, options.on_gone):
+                return Covered(delivery, None)
 
     async def _with_more(self, queue: Queue, size: BatchSize, first: Delivery, lease_s: float) -> BatchDelivery | None:
         """The job with those behind it; None if they were lost, or are paused, meanwhile. Cancelled: they are back."""
@@ -147,19 +147,3 @@ class BatchReceiver:
                 break
             places.append(place)
         return places
-
-    async def _acked(self, batch: BatchLease, on_gone: OnGone) -> bool:
-        """Acks the batch of a consumer that is still there. False: some of its jobs are back on their queue.
-
-        Raises: OutcomeUnknown, BackendRefused. Cancelled: the acks continue.
-        """
-        gone = asyncio.Event()
-        on_gone(gone.set)()
-        if gone.is_set():
-            self._registry.give_back_all(batch.leases)
-            return False
-        try:
-            await self._registry.batches.ack(batch)
-        except (LeaseLost, QueueDeleted):
-            return False
-        return True

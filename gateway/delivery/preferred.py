@@ -103,8 +103,9 @@ class PreferredReceiver:
                     queue, taken.result, lease_s, expired, options.room, since_s=since_s
                 )
                 if delivery is not None:
-                    places.leased(queue, delivery.lease)
-                    if not options.at_most_once or await self._receiver.acked(delivery.lease, options.on_gone):
+                    lease = delivery.lease
+                    places.leased(queue, lease)
+                    if not options.at_most_once or await self._receiver.acked(lease.id, (lease,), options.on_gone):
                         return Covered(PreferredDelivery(queue, delivery), None)
             ended = gone.is_set() or self._receiver.draining
             now_s = time.monotonic()

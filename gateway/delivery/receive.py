@@ -214,9 +214,10 @@ class Receiver:
         delivery = await self.deliver(queue, taken.result, lease_s, expired, options.room, since_s=since_s)
         if delivery is None:
             return None
+        lease = delivery.lease
         if place is not None:
-            place.leased(delivery.lease)
-        if options.at_most_once and not await self.acked(delivery.lease, options.on_gone):
+            place.leased(lease)
+        if options.at_most_once and not await self.acked(lease.id, (lease,), options.on_gone):
             return None
         return Covered(delivery, None)
 
@@ -330,18 +331,19 @@ class Receiver:
             self._moves.attempts.not_delivered(lease.key, lease.known_by)
         return True
 
-    async def acked(self, lease: Lease, on_gone: OnGone) -> bool:
-        """Acks the lease of a consumer that is still there. False: its job is back on its queue, or deleted with it.
+    async def acked(self, lease_id: str, leases: Sequence[Lease], on_gone: OnGone) -> bool:
+        """Acks the lease of a consumer that is still there. leases: those of its jobs; it has several if it is a batch.
 
+        False: some of the jobs are back on their queue, or deleted with it.
         Raises: OutcomeUnknown, BackendRefused. Cancelled: the ack continues.
         """
         gone = asyncio.Event()
         on_gone(gone.set)()
         if gone.is_set():
-            self._registry.give_back(lease)
+            self._registry.give_back_all(leases)
             return False
         try:
-            await self._registry.ack(lease.id)
+            await self._registry.ack(lease_id)
         except (LeaseLost, QueueDeleted):
             return False
         return True

@@ -24,7 +24,7 @@ from gateway.delivery.backend import BackendMember
 from gateway.delivery.caps.link import CapLink
 from gateway.delivery.caps.turn import GatewayTurns
 from gateway.delivery.dead_letters.inspection import DeadLetterAdmin
-from gateway.delivery.dead_letters.redrive import OnJob, Redrive, Redriven
+from gateway.delivery.dead_letters.redrive import OnJob, Redrive, Redriven, completed
 from gateway.delivery.dead_letters.search import Search
 from gateway.delivery.dead_letters.store import own_key
 from gateway.delivery.queues.catalog import Queue
@@ -121,7 +121,7 @@ class DeadLetterJobs:
                 return Covered(found.result, found.coverage)
             if not found.result:
                 return Covered(ListedLetters((), 0), found.coverage)
-            listed, search = await self._completed(self._oldest(queue, most, payload=payload))
+            listed, search = await completed(self._tasks, self._oldest(queue, most, payload=payload))
         if search.trouble is not None and not search.coverage.asked:
             raise search.trouble
         left = max(0, found.result - len(listed))
@@ -166,7 +166,7 @@ class DeadLetterJobs:
             if isinstance(found.result, QueueNotFound) and not (found.coverage and found.coverage.partial):
                 return Covered(found.result, found.coverage)
             others = 0 if isinstance(found.result, GatewayError) else max(0, found.result - 1)
-            done = await self._completed(self._find(queue, letter, lambda read: settle(read, others)))
+            done = await completed(self._tasks, self._find(queue, letter, lambda read: settle(read, others)))
             return Covered(done.result, least(found.coverage, done.coverage))
 
     async def _oldest(self, queue: Queue, most: int, *, payload: bool) -> tuple[Sequence[DeadLetter], Search]:
@@ -237,15 +237,6 @@ class DeadLetterJobs:
         except BackendUnavailable as error:
             return error
         return DeadLetterNotFound(f"{queue.name!r} has no dead letter {shown}")
-
-    async def _completed(self, work: Coroutine[Any, Any, T]) -> T:
-        """The result of `work`. Cancelled: returns when `work` has ended."""
-        task = self._tasks.create_task(work)
-        try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            await asyncio.wait([task])
-            raise
 
 
 def address(item: bytes, job: Job) -> str:

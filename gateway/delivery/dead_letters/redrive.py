@@ -212,29 +212,20 @@ class Redrive:
                 if run.over:  # the time is over
                     break
                 waiter = self._backend.wait(key, 0, run.queue.tenant)
-                read = await self._completed(_take(run.skipped, waiter))
+                read = await completed(self._tasks, _take(run.skipped, waiter))
                 if isinstance(read, GatewayError):
                     raise read
                 if read is None:
                     run.coverage = least(run.coverage, waiter.coverage)
                     break
                 if run.wants(read.data, shared=shared):
-                    await self._completed(self._one(run, run.skipped.pop()))
+                    await completed(self._tasks, self._one(run, run.skipped.pop()))
                 else:
                     others += not run.owns(read.data, shared=shared)
         finally:
-            await self._completed(_put_back(run.skipped))
+            await completed(self._tasks, _put_back(run.skipped))
         held = 0 if shared else stats.open_reads  # of shared ones it is not known whose they are
         return stats.items + held - others - (run.redriven + run.expired - before)
-
-    async def _completed(self, work: Coroutine[Any, Any, T]) -> T:
-        """The result of `work`. Cancelled: returns when `work` has ended, so that the next step follows it."""
-        task = self._tasks.create_task(work)
-        try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            await asyncio.wait([task])
-            raise
 
     async def _one(self, run: _Run, read: OpenRead) -> None:
         try:
@@ -273,6 +264,16 @@ async def _take(skipped: list[OpenRead], waiter: Poll) -> OpenRead | GatewayErro
     if read is not None:
         skipped.append(read)
     return read
+
+
+async def completed(tasks: asyncio.TaskGroup, work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work`. Cancelled: returns when `work` has ended, so that the next step follows it."""
+    task = tasks.create_task(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise
 
 
 async def _put_back(skipped: list[OpenRead]) -> None:
