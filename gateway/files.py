@@ -8,6 +8,8 @@ import stat
 from pathlib import Path
 from typing import Final
 
+from gateway.common.sync import sync
+
 PRIVATE_UMASK: Final = 0o077
 """The umask of every process that makes files: only the user who runs the gateway may read them."""
 
@@ -25,15 +27,6 @@ def read_trusted(path: Path) -> bytes:
         return file.read()
 
 
-def sync_directory(path: Path) -> None:
-    """Returns when the names in the directory are on disk. A file without its name on disk is lost in a power cut."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def make_directory(path: Path) -> None:
     """Makes the directory and its missing parents (mode 0700). They are on disk when it returns.
 
@@ -45,7 +38,7 @@ def make_directory(path: Path) -> None:
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
     make_directory(path.parent)
     path.mkdir(mode=0o700, exist_ok=True)
-    sync_directory(path.parent)
+    sync(path.parent)
 
 
 def make_private(path: Path) -> None:

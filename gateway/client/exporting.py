@@ -26,6 +26,7 @@ from gateway.client.options import notice
 from gateway.client.progress import ProgressBar
 from gateway.client.target import Target
 from gateway.common.counted import counted
+from gateway.common.sync import sync
 
 BATCH_JOBS: Final = 100
 """The largest batch. A killed command has at most this many jobs in hand. Source: openapi.yaml, nextJob."""
@@ -73,11 +74,7 @@ class ExportFile:
             self._file.close()
             raise
         with contextlib.suppress(OSError):  # the name of the file is on disk, too
-            directory = os.open(path.parent, os.O_RDONLY)
-            try:
-                os.fsync(directory)
-            finally:
-                os.close(directory)
+            sync(path.parent)
 
     def __enter__(self) -> Self:
         return self

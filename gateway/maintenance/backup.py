@@ -20,7 +20,8 @@ from typing import Final
 
 from gateway.common import data_formats
 from gateway.common.net import reason
-from gateway.files import PRIVATE_UMASK, make_directory, sync_directory
+from gateway.common.sync import sync
+from gateway.files import PRIVATE_UMASK, make_directory
 
 BROKER: Final = data_formats.JOBS
 KEYS: Final = data_formats.KEYS
@@ -70,10 +71,10 @@ def back_up(data: Path, copy: Path, progress: Progress) -> list[str]:
                 shutil.copyfile(data / name, partial / name)
             else:
                 _copy(data / name, partial / name, progress)
-            _sync(partial / name)
-        sync_directory(partial)
+            sync(partial / name)
+        sync(partial)
         partial.rename(copy)
-        sync_directory(copy.absolute().parent)
+        sync(copy.absolute().parent)
     except (OSError, sqlite3.Error) as exc:
         shutil.rmtree(partial, ignore_errors=True)
         raise BackupError(f"{copy}: {reason(exc)}") from exc
@@ -100,11 +101,3 @@ def _reading(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)
     connection.execute("PRAGMA busy_timeout=5000")
     return connection
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -22,7 +22,8 @@ from typing import Final
 from gateway.common import data_formats
 from gateway.common.counted import counted
 from gateway.common.locks import KILLED_WAIT_S, locked_within
-from gateway.files import make_directory, make_private, sync_directory
+from gateway.common.sync import sync
+from gateway.files import make_directory, make_private
 
 KEY_BYTES: Final = 32
 # Files that earlier versions may have made readable by others.
@@ -176,7 +177,7 @@ def _write_new(path: Path, content: bytes) -> bytes:
             file.flush()
             os.fsync(descriptor)
         temporary.rename(path)
-        sync_directory(path.parent)
+        sync(path.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

@@ -19,6 +19,7 @@ from gateway.broker.storage.inventory import highest_id, lowest_id
 from gateway.broker.storage.large.format import PART_BYTES, part_id
 from gateway.broker.storage.reader import DatabaseError, QueueRows, Reader
 from gateway.common.net import reason
+from gateway.common.sync import sync
 
 _INSERT = "INSERT INTO items (id, added_ms, expires_ms, data, checksum) VALUES (?, ?, ?, ?, ?)"
 
@@ -36,7 +37,7 @@ def repair(path: Path, progress: Progress) -> Path:
             _copy(source, path, target, progress)
         os.link(path, kept)
         new.rename(path)
-        _sync(path.parent)
+        sync(path.parent)
     except (OSError, sqlite3.Error, schema.SchemaError) as exc:
         raise DatabaseError(f"{path}: cannot be repaired: {reason(exc)}") from exc
     return kept
@@ -93,11 +94,3 @@ def _copy_parts(item: StoredItem, target: sqlite3.Connection) -> bytes | str:
         row = part_id(reference.number, place), data[at : at + PART_BYTES]
         target.execute("INSERT INTO parts VALUES (?, ?)", row)
     return reference.pack().decode("ascii")
-
-
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
