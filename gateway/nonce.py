@@ -21,3 +21,8 @@ def nonce() -> bytes:
         drawn = os.urandom(NONCE_BYTES * _BLOCK)
         _ready.extend([drawn[start : start + NONCE_BYTES] for start in range(NONCE_BYTES, len(drawn), NONCE_BYTES)])
         return drawn[:NONCE_BYTES]
+
+
+def new_request_id() -> str:
+    """16 random hexadecimal digits."""
+    return nonce()[:8].hex()

@@ -16,7 +16,7 @@ from gateway.api.exchange import problem_answer, respond
 from gateway.api.metrics.meter import Traffic
 from gateway.common import logs
 from gateway.errors import GatewayError, Internal
-from gateway.nonce import nonce
+from gateway.nonce import new_request_id
 from gateway.request import ClientDisconnected, HttpRequest
 
 log = logging.getLogger(__name__)
@@ -127,12 +127,12 @@ class Edge:
 def _request_id(request: HttpRequest) -> str:
     """The client's id if it may appear in a log, `Request-Id` before `X-Request-Id`; otherwise a new one."""
     if request.names.isdisjoint(_ID_HEADERS):
-        return nonce()[:8].hex()
+        return new_request_id()
     found = b""
     for name, value in request.headers:
         if name == b"request-id" or (name == b"x-request-id" and not found):
             found = value
-    return found.decode() if _REQUEST_ID.fullmatch(found) else nonce()[:8].hex()
+    return found.decode() if _REQUEST_ID.fullmatch(found) else new_request_id()
 
 
 def _log_request(level: int, context: RequestContext, code: str, seconds: float) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from gateway.http.cycle import Cycle
-from gateway.request import EXTENSION, ClientDisconnected, Headers
+from gateway.request import BODILESS, EXTENSION, ClientDisconnected, Headers
 
 AsgiApplication = Callable[[Any, Any, Any], Awaitable[None]]
 """An ASGI 3 application."""
@@ -78,7 +78,7 @@ class _Messages:
             else:
                 closes = closes or (name == b"connection" and b"close" in value.lower())
                 others.append((name, value))
-        bodiless = cycle.method == "HEAD" or status in (204, 304)
+        bodiless = cycle.method == "HEAD" or status in BODILESS
         if length is None and not chunked and not bodiless:
             chunked = cycle.chunks_known
         cycle.start(status, others, length, chunked=chunked, closes=closes)

@@ -36,7 +36,8 @@ from gateway.http.lingering import LINGER_S, Lingering
 from gateway.http.read_buffer import ReadBuffer
 from gateway.http.request_head import RequestHead
 from gateway.http.request_parser import RequestParser
-from gateway.http.state import ServerState, new_request_id
+from gateway.http.state import ServerState
+from gateway.nonce import new_request_id
 from gateway.problem import problem_bytes, problem_headers
 
 log = logging.getLogger(__name__)

@@ -27,7 +27,8 @@ from typing import Final, Protocol
 from gateway.errors import GatewayError, Internal
 from gateway.http.flow import Flow
 from gateway.http.request_head import RequestHead
-from gateway.http.state import ServerState, new_request_id
+from gateway.http.state import ServerState
+from gateway.nonce import new_request_id
 from gateway.problem import problem_bytes, problem_headers
 from gateway.request import BODILESS, ClientDisconnected, Headers
 

@@ -11,7 +11,6 @@ from gateway.http.idle import Idle, ServedConnection
 from gateway.http.known_heads import KnownHeads
 from gateway.http.starts import RequestStarts
 from gateway.http.tcp import Options
-from gateway.nonce import nonce
 
 DISCARDED_A_SECOND: Final = 64 << 20
 """Bytes. A block of 256 KiB costs about 0.2 ms to read, so discarding takes 5 % of the time."""
@@ -91,8 +90,3 @@ class ServerState:
         """Returns when no connection is left."""
         while self.connections:
             await self.change()
-
-
-def new_request_id() -> str:
-    """16 random hexadecimal digits."""
-    return nonce()[:8].hex()
