@@ -17,7 +17,7 @@ SINGLES = 300
 JOBS = 5_000
 TARGET = 10.0
 """Percent of the CPU of `next` and ack, for a job of a full batch."""
-Consumer: TypeAlias = Callable[[http.client.HTTPConnection, str], int]
+Consume: TypeAlias = Callable[[http.client.HTTPConnection, str], int]
 
 
 def measure(run: Run) -> Section:
@@ -50,7 +50,7 @@ def measure(run: Run) -> Section:
     )
 
 
-def _round(server: MeasuredServer, queue: str, consume: Consumer, count: int) -> tuple[float, float]:
+def _round(server: MeasuredServer, queue: str, consume: Consume, count: int) -> tuple[float, float]:
     """CPU in microseconds for each job, and jobs a second."""
     host, port = server.address.split(":")
     connection = http.client.HTTPConnection(host, int(port), timeout=60)
@@ -109,7 +109,7 @@ def _in_batches(connection: http.client.HTTPConnection, queue: str) -> int:
 
 SINGLE = "next and ack"
 FULL = f"batches of {BATCH} with ack="
-WAYS: dict[str, tuple[Consumer, int]] = {
+WAYS: dict[str, tuple[Consume, int]] = {
     SINGLE: (_one_by_one, SINGLES),
     "next with ack=": (_chained, SINGLES),
     FULL: (_in_batches, JOBS),

@@ -46,7 +46,7 @@ class Contestant:
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class RoundSample:
     """One contestant's round, a unit."""
 
     cpu_us: float
@@ -78,7 +78,7 @@ def measure(run: Run) -> Section:
             ),
             Contestant("enqueue, each logged", logging, "POST", "/queues/bench/jobs", "201", (POST_ECHO,)),
         ]  # fmt: skip
-        samples: dict[str, list[Sample]] = defaultdict(list)
+        samples: dict[str, list[RoundSample]] = defaultdict(list)
         for each in contestants:
             _round(run, each, plan.units)
         for number in range(plan.turns):
@@ -95,16 +95,16 @@ def measure(run: Run) -> Section:
     )
 
 
-def _round(run: Run, each: Contestant, units: int) -> Sample:
+def _round(run: Run, each: Contestant, units: int) -> RoundSample:
     run.load.ask("open", **each.order(run.plan.connections))
     before_s, broker_before_s = cpu_s(each.server.pid), cpu_s(each.server.broker)
     ran = run.load.ask("run", units=units)
     spent_s, broker_spent_s = cpu_s(each.server.pid) - before_s, cpu_s(each.server.broker) - broker_before_s
     run.load.ask("close")
-    return Sample(spent_s / units * 1e6, broker_spent_s / units * 1e6, units / ran["seconds"])
+    return RoundSample(spent_s / units * 1e6, broker_spent_s / units * 1e6, units / ran["seconds"])
 
 
-def _envelope(samples: dict[str, list[Sample]]) -> str:
+def _envelope(samples: dict[str, list[RoundSample]]) -> str:
     ratios = [mine.cpu_us / raw.cpu_us for mine, raw in zip(samples[ENQUEUE], samples[ENQUEUE_RAW], strict=True)]
     told = f"an enqueue costs {_spread(ratios)} times one that stores the plain body"
     return f"{told}; target {against(middle(ratios), ENVELOPE_LIMIT)}."
@@ -115,7 +115,7 @@ def _spread(ratios: Sequence[float]) -> str:
     return f"{half:.2f} ({low:.2f}-{high:.2f})"
 
 
-def _row(each: Contestant, samples: dict[str, list[Sample]]) -> tuple[str, ...]:
+def _row(each: Contestant, samples: dict[str, list[RoundSample]]) -> tuple[str, ...]:
     mine = samples[each.name]
     broker_us = middle([sample.broker_us for sample in mine])
     ratio = ""

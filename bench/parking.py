@@ -13,7 +13,7 @@ from bench.wire import JOB, LoadConnection, LoadError, http_request, split_addre
 
 OPENED_AT_ONCE = 50
 T = TypeVar("T")
-Answered = Callable[[LoadConnection, bytes, bytes], None]
+OnAnswer = Callable[[LoadConnection, bytes, bytes], None]
 
 
 class Parking:
@@ -78,7 +78,7 @@ class Parking:
         for connection in [*self._polls, self._control]:
             connection.close()
 
-    async def _connect(self, answered: Answered) -> LoadConnection:
+    async def _connect(self, answered: OnAnswer) -> LoadConnection:
         _, connection = await asyncio.get_running_loop().create_connection(
             lambda: LoadConnection(answered, self._lost), *split_address(self._address)
         )

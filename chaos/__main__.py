@@ -17,7 +17,7 @@ from pathlib import Path
 
 from bench.table import percentile
 from chaos.broker_faults import BROKER_FAULTS
-from chaos.checker import Kind, Verdict
+from chaos.checker import Kind, RunVerdict
 from chaos.closing import PROGRAMS, present
 from chaos.faults import FAULTS
 from chaos.processes import ProcessError, Processes
@@ -170,7 +170,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
 }
 
 
-def report(verdict: Verdict, seed: int, seconds: float, flags: str = "") -> str:
+def report(verdict: RunVerdict, seed: int, seconds: float, flags: str = "") -> str:
     """A verdict for people."""
     lines = [f"chaos, seed {seed}, {seconds:g} s"]
     lines += [f"  {count:>8,}  {what}" for what, count in verdict.figures.items()]

@@ -66,7 +66,7 @@ class Violation:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class RunVerdict:
     """What a run amounts to. redelivered, repeated: by what explains them."""
 
     figures: dict[str, int]
@@ -75,7 +75,7 @@ class Verdict:
     violations: list[Violation]
 
 
-def check(events: Iterable[Event]) -> Verdict:
+def check(events: Iterable[Event]) -> RunVerdict:
     """The verdict over a whole run."""
     events = list(events)
     jobs = jobs_of(events)
@@ -91,7 +91,7 @@ def check(events: Iterable[Event]) -> Verdict:
         violations += _paused(job, pauses)
         violations += _repeats(job, faults, unseen, repeated)
         violations += _overlaps(job, faults, unseen, redelivered)
-    return Verdict(_figures(events, jobs), dict(redelivered), dict(repeated), violations)
+    return RunVerdict(_figures(events, jobs), dict(redelivered), dict(repeated), violations)
 
 
 def _missing(job: JobHistory) -> Iterator[Violation]:

@@ -24,10 +24,10 @@ from chaos.ledger import (
     Odd,
     PollAnswer,
     PollEvent,
-    Put,
     PutAnswer,
-    Settle,
+    PutEvent,
     SettleAnswer,
+    SettleEvent,
 )
 from tests.lab.http import HttpAnswer, HttpClient
 
@@ -111,7 +111,9 @@ class Producer(Client):
         path = f"/queues/{queue}/jobs" + (f"?delay={delay}" if delay else "")
         for number in range(TRIES):
             for each in tokens(queue, token):
-                self.ledger.write(Put(t=time.monotonic(), who=self.role.name, token=each, number=number, delay=delay))
+                self.ledger.write(
+                    PutEvent(t=time.monotonic(), who=self.role.name, token=each, number=number, delay=delay)
+                )
             key = {"Idempotency_Key": f'"{token}"'} if keyed else {}
             answer = self.ask(replica, "POST", path, body, **key)
             job = answer.json()["id"] if answer.status == 201 else ""
@@ -295,7 +297,7 @@ class Consumer(Client):
         self._write_answer(job, answer.status, answer.code, number, expires=expires, due=due)
 
     def _write_settle(self, job: DeliveryEvent, verb: str, replica: int, number: int = 0, delay: float = 0.0) -> None:
-        asked = Settle(
+        asked = SettleEvent(
             t=time.monotonic(),
             who=self.role.name,
             lease=job.lease,

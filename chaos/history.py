@@ -17,10 +17,10 @@ from chaos.ledger import (
     PauseEvent,
     PollAnswer,
     PollEvent,
-    Put,
     PutAnswer,
-    Settle,
+    PutEvent,
     SettleAnswer,
+    SettleEvent,
 )
 
 PARKED_S = 10.0
@@ -35,7 +35,7 @@ STROKE_S = 1.0
 class AskedSettlement:
     """A settlement and its answer, if there was one."""
 
-    settle: Settle
+    settle: SettleEvent
     answer: SettleAnswer | None = None
 
     @property
@@ -90,7 +90,7 @@ class JobHistory:
     """All that is known of one job."""
 
     token: str
-    puts: dict[int, tuple[Put, PutAnswer | None]] = field(default_factory=dict)
+    puts: dict[int, tuple[PutEvent, PutAnswer | None]] = field(default_factory=dict)
     leases: list[LeaseHistory] = field(default_factory=list)
     left: list[Left] = field(default_factory=list)
 
@@ -99,7 +99,7 @@ class JobHistory:
         return any(answer is not None and answer.status == 201 for _, answer in self.puts.values())
 
     @property
-    def unknown_puts(self) -> list[Put]:
+    def unknown_puts(self) -> list[PutEvent]:
         return [put for put, answer in self.puts.values() if answer is None or answer.status in (NO_ANSWER, 500, 502)]
 
     @property
@@ -176,7 +176,7 @@ def jobs_of(events: Iterable[Event]) -> dict[str, JobHistory]:
     leases: dict[str, LeaseHistory] = {}
     for event in events:
         match event:
-            case Put():
+            case PutEvent():
                 jobs.setdefault(event.token, JobHistory(event.token)).puts[event.number] = (event, None)
             case PutAnswer():
                 job = jobs[event.token]
@@ -184,7 +184,7 @@ def jobs_of(events: Iterable[Event]) -> dict[str, JobHistory]:
             case DeliveryEvent():
                 lease = leases[event.lease] = LeaseHistory(event)
                 jobs.setdefault(event.token, JobHistory(event.token)).leases.append(lease)
-            case Settle():
+            case SettleEvent():
                 leases[event.lease].asked.append(AskedSettlement(event))
             case SettleAnswer():
                 next(each for each in leases[event.lease].asked if each.settle.number == event.number).answer = event

@@ -22,7 +22,7 @@ NOT_SENT = -1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Put:
+class PutEvent:
     """An enqueue is about to be sent. token: names the job in its data. number: counts the tries of that job.
 
     delay: in seconds, for a delayed job.
@@ -91,7 +91,7 @@ class DeliveryEvent:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settle:
+class SettleEvent:
     """A settlement is about to be sent. verb: ack, nack-head, nack-tail, nack-delay, reject, extend.
 
     number: tells apart what is asked of one lease. delay: of a nack, in seconds.
@@ -162,7 +162,17 @@ class Left:
 
 
 Event = (
-    Put | PutAnswer | PollEvent | PollAnswer | DeliveryEvent | Settle | SettleAnswer | PauseEvent | Odd | Fault | Left
+    PutEvent
+    | PutAnswer
+    | PollEvent
+    | PollAnswer
+    | DeliveryEvent
+    | SettleEvent
+    | SettleAnswer
+    | PauseEvent
+    | Odd
+    | Fault
+    | Left
 )
 _KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in get_args(Event)}
 

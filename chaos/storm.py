@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from chaos import ledger, schedule
-from chaos.checker import Verdict, check
+from chaos.checker import RunVerdict, check
 from chaos.client import CHILD, SUBSCRIBED
 from chaos.lease_counters import imbalances
 from chaos.ledger import EventFile, Fault, Odd
@@ -51,7 +51,7 @@ class StormPlan:
     broker_fault: str = ""
 
 
-def run(plan: StormPlan, say: Callable[[str], None]) -> Verdict:
+def run(plan: StormPlan, say: Callable[[str], None]) -> RunVerdict:
     """Carries out the plan and judges it. Raises ProcessError where something did not come up at all."""
     layout = plan.layout
     flags = [*FLAGS, *(["--app", plan.app] if plan.app else [])]

@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from gateway.api.response.rendering import MAX_ATTRIBUTE_BYTES, MAX_ATTRIBUTES, render
+from gateway.api.response.rendering import MAX_ATTRIBUTE_BYTES, MAX_ATTRIBUTE_HEADERS, render
 from gateway.delivery.queues.catalog import Queue
 from gateway.envelope.json_text import NestedTooDeeply, check_json
 from gateway.envelope.read import Job, body_of, unwrap
@@ -84,7 +84,7 @@ def shown(job: Job) -> None:
         body, headers = render(job, QUEUE, job.attempt, **form)
         assert all(_NAME.fullmatch(name) and _VALUE.fullmatch(value) for name, value in headers), headers
         assert sum(len(name) + len(value) + 4 for name, value in headers) < MAX_ATTRIBUTE_BYTES + 2048
-        assert len(headers) < MAX_ATTRIBUTES + 10
+        assert len(headers) < MAX_ATTRIBUTE_HEADERS + 10
         kind = dict(headers)[b"content-type"]
         if form == {"raw": True}:
             assert body == body_of(job)

@@ -24,7 +24,7 @@ QUIET_S = 0.05
 REPEATS = 9
 """The smallest count of so many is taken: a timer may fall into one of them."""
 
-Call = tuple[str, str, str | None]
+TracedCall = tuple[str, str, str | None]
 """File, qualified name and the caller's file, as the probe tells them."""
 
 
@@ -37,7 +37,7 @@ class Trace:
     """The calls of one request, in order. name: which request it is."""
 
     name: str
-    calls: tuple[Call, ...]
+    calls: tuple[TracedCall, ...]
 
     @property
     def files(self) -> int:
@@ -70,7 +70,7 @@ class Probe:
         for stream in self._streams:
             self._ask(stream, b"begin\n")
 
-    def calls(self) -> tuple[Call, ...]:
+    def calls(self) -> tuple[TracedCall, ...]:
         """The record of the process that was called most outside the broker: the worker's, once it is quiet."""
         before = -1
         while True:

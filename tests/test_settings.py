@@ -75,7 +75,7 @@ def test_fixed_limits_are_the_code(root: Path) -> None:
         ["body of any other request that carries no jobs", f"{exchange.MAX_CONTROL_BYTES:,} bytes"],
         ["`reason` of a nack or reject", f"{rewrite.MAX_ERROR:,} characters"],
         ["attributes of a stored item", f"{read.MAX_READ:,}"],
-        ["attributes in the `ce-` headers of an answer", f"{rendering.MAX_ATTRIBUTES}"],
+        ["attributes in the `ce-` headers of an answer", f"{rendering.MAX_ATTRIBUTE_HEADERS}"],
         ["`ce-` headers of an answer, together", f"{rendering.MAX_ATTRIBUTE_BYTES:,} bytes"],
         ["media ranges of `Accept`", f"{accept.MAX_RANGES}"],
         ["`Prefer` headers of a request, together", f"{prefer.MAX_LENGTH} bytes"],

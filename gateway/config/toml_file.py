@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from gateway.files import read_trusted
 
-Place = tuple[str | int, ...]
+TomlPath = tuple[str | int, ...]
 """The path to a value: `("queues", "emails", "ttl")`, or `("keys", 0, "name")` in an array of tables."""
 
 # First everything that may contain a line break or a bracket without meaning, then line breaks and brackets themselves.
@@ -48,7 +48,7 @@ class TomlFile:
 
     name: str
     values: dict[str, Any]
-    lines: dict[Place, int]
+    lines: dict[TomlPath, int]
 
     def line(self, *place: str | int) -> int:
         """The line of the value, or of the table that holds it; 0 if unknown."""
@@ -76,11 +76,11 @@ def read(path: Path) -> TomlFile:
         raise MistakesError([Mistake(name, 0, f"is not TOML: {exc}")]) from exc
 
 
-def _lines(text: str) -> Iterator[tuple[Place, int]]:
+def _lines(text: str) -> Iterator[tuple[TomlPath, int]]:
     """Each place and its first line. `text` is valid TOML."""
-    seen: set[Place] = set()
-    table: Place = ()
-    arrays: Counter[Place] = Counter()
+    seen: set[TomlPath] = set()
+    table: TomlPath = ()
+    arrays: Counter[TomlPath] = Counter()
     for number, statement in _statements(text.replace("\r\n", "\n")):
         places = list(_places(tomllib.loads(statement)))
         if statement.lstrip().startswith("["):
@@ -109,9 +109,9 @@ def _statements(text: str) -> Iterator[tuple[int, str]]:
             begin = token.end()
 
 
-def _last(arrays: Counter[Place], names: tuple[str, ...]) -> Place:
+def _last(arrays: Counter[TomlPath], names: tuple[str, ...]) -> TomlPath:
     """The place that a header's names mean; in an array of tables it is in the last table."""
-    place: Place = ()
+    place: TomlPath = ()
     for name in names[:-1]:
         place += (name,)
         if arrays[place]:
@@ -119,7 +119,7 @@ def _last(arrays: Counter[Place], names: tuple[str, ...]) -> Place:
     return (*place, names[-1])
 
 
-def _places(value: Any) -> Iterator[Place]:
+def _places(value: Any) -> Iterator[TomlPath]:
     within = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for name, inner in within:
         yield (name,)

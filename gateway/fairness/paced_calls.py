@@ -19,7 +19,7 @@ from gateway.fairness.fair_queue import FairQueue
 from gateway.fairness.loop_time import LoopTime
 from gateway.fairness.turns import SLICE_S
 
-Call: TypeAlias = Callable[[], None]
+PacedCall: TypeAlias = Callable[[], None]
 
 
 class PacedCalls:
@@ -37,14 +37,14 @@ class PacedCalls:
         self._loop_time = loop_time
         self._slice_s = slice_s
         self._clock = clock
-        self._waiting: FairQueue[tuple[str, Call]] = FairQueue()
+        self._waiting: FairQueue[tuple[str, PacedCall]] = FairQueue()
         self._running = False
         self._pausing: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def add(self, tenant: str, call: Call) -> None:
+    def add(self, tenant: str, call: PacedCall) -> None:
         """Makes the call in a later turn of the loop. A call that cannot be made any more must do nothing."""
         self._waiting.put(tenant, (tenant, call))
         self._run_soon()
@@ -61,7 +61,7 @@ class PacedCalls:
         self._running = False
         now_s = self._clock()
         ends_s = now_s + self._slice_s
-        next_call: tuple[str, Call] | None = None
+        next_call: tuple[str, PacedCall] | None = None
         try:
             while now_s <= ends_s and (next_call := self._waiting.next(self._may_go_on)) is not None:
                 tenant, call = next_call

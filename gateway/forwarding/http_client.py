@@ -17,8 +17,6 @@ from gateway.common.counted import counted
 
 READ_BYTES: Final = 65536
 
-Headers = Sequence[tuple[bytes, bytes]]
-
 
 class ConnectionEndedError(Exception):
     """The connection ended before the response was complete."""
@@ -63,7 +61,7 @@ class HttpConnection:
         """Closes the connection at once."""
         self._writer.transport.abort()
 
-    async def post(self, target: str, headers: Headers, body: bytes) -> Response:
+    async def post(self, target: str, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> Response:
         """Sends the request and returns its response, whatever its status.
 
         Raises: ConnectionEndedError, BadResponseError; then the connection cannot be used again. Cancelled: the same.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-Headers = list[tuple[bytes, bytes]]
+from gateway.request import Headers
 
 
 class RequestHead(NamedTuple):

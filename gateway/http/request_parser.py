@@ -24,8 +24,9 @@ from gateway.errors import BadFraming, GatewayError, HeadersTooLarge, Internal
 from gateway.http.framing import CHUNKED, FRAMING_HEADERS, OWS, BlankLine, framing
 from gateway.http.known_heads import KnownHeads
 from gateway.http.malformed import URL, sentence_for
-from gateway.http.request_head import Headers, RequestHead
+from gateway.http.request_head import RequestHead
 from gateway.http.target import split_target
+from gateway.request import Headers
 
 log = logging.getLogger(__name__)
 

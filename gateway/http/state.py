@@ -10,7 +10,7 @@ from gateway.fairness.paced_calls import PacedCalls
 from gateway.http.idle import Idle, ServedConnection
 from gateway.http.known_heads import KnownHeads
 from gateway.http.starts import RequestStarts
-from gateway.http.tcp import Options
+from gateway.http.tcp import TcpOptions
 
 DISCARDED_A_SECOND: Final = 64 << 20
 """Bytes. A block of 256 KiB costs about 0.2 ms to read, so discarding takes 5 % of the time."""
@@ -28,7 +28,7 @@ class Limits:
     body_timeout_s: float
     keep_alive_s: float
     connections: int
-    tcp: Options
+    tcp: TcpOptions
 
 
 class ServerState:

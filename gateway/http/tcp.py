@@ -17,10 +17,10 @@ _TCP_INFO: Final = getattr(socket, "TCP_INFO", None)
 # Source: Linux include/net/tcp_states.h. In each of these states the peer has closed or reset its side.
 _PEER_CLOSED: Final = frozenset({6, 7, 8, 9, 11})  # TIME_WAIT, CLOSE, CLOSE_WAIT, LAST_ACK, CLOSING
 
-Options = tuple[net.TcpOption, ...]
+TcpOptions = tuple[net.TcpOption, ...]
 
 
-def options(keepalive_s: float, user_timeout_s: float) -> Options:
+def options(keepalive_s: float, user_timeout_s: float) -> TcpOptions:
     """Options with which the kernel detects a dead peer: within twice `keepalive_s` if idle, else in `user_timeout_s`.
 
     The second applies to unacknowledged data, and to a peer that reads nothing. Source: tcp(7); the kernel knows only
@@ -31,7 +31,7 @@ def options(keepalive_s: float, user_timeout_s: float) -> Options:
     return (*net.keepalive(idle_s, interval_s, KEEPALIVE_PROBES), *net.user_timeout(user_timeout_s))
 
 
-def tune(sock: Any, wanted: Options) -> None:
+def tune(sock: Any, wanted: TcpOptions) -> None:
     """Sets the options. `sock` is a socket or the event loop's substitute for one.
 
     A socket that is not a TCP socket, or is already closed, stays unchanged.

@@ -36,7 +36,7 @@ from gateway.coverage import Coverage, Covered
 from gateway.errors import BackendRefused, BackendUnavailable, NotSupported, OutcomeUnknown, TooManySubscriptions
 from gateway.kestrel import broadcast
 from gateway.kestrel.link import ServerLink
-from gateway.kestrel.puts.batches import Hold
+from gateway.kestrel.puts.batches import PutHold
 from gateway.kestrel.puts.placement import Placement
 from gateway.names.namespace import FANOUT
 
@@ -107,8 +107,8 @@ class Fanout:
         self._changing = asyncio.Lock()
         self.placement: Placement | None = None
         self.deleted: DeletedChildren | None = None
-        self.hold_elsewhere: Callable[[str], Hold] = lambda _: contextlib.nullcontext()
-        self.turn: Callable[[str], Hold] = lambda _: contextlib.nullcontext()
+        self.hold_elsewhere: Callable[[str], PutHold] = lambda _: contextlib.nullcontext()
+        self.turn: Callable[[str], contextlib.AbstractAsyncContextManager[None]] = lambda _: contextlib.nullcontext()
         self.renewed: Callable[[ServerLink], None] = lambda _: None
 
     async def of(self, key: str) -> Covered[frozenset[str]]:
@@ -380,12 +380,12 @@ class Fanout:
                     absent = 0
                     await _delete_repeatedly(server, key)
 
-    def _held_elsewhere(self, key: str, found: Sequence[Children]) -> Hold:
+    def _held_elsewhere(self, key: str, found: Sequence[Children]) -> PutHold:
         """Rule 3 for the other workers, where a server does not lock the set of children."""
         unlocked = any(each.keys and not each.atomic for each in found)
         return self.hold_elsewhere(key) if unlocked else contextlib.nullcontext()
 
-    def _held(self, server: ServerLink, key: str) -> Hold:
+    def _held(self, server: ServerLink, key: str) -> PutHold:
         assert self.placement is not None
         return self.placement.hold(server, key)
 

@@ -7,7 +7,7 @@ import string
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.api.response.rendering import MAX_ATTRIBUTE_BYTES, MAX_ATTRIBUTES, render
+from gateway.api.response.rendering import MAX_ATTRIBUTE_BYTES, MAX_ATTRIBUTE_HEADERS, render
 from gateway.delivery.queues.catalog import Queue
 from gateway.envelope.read import body_of, unwrap
 from tests.lab.examples import examples
@@ -44,7 +44,7 @@ def test_every_item_can_be_rendered(item, accept, raw):
     assert all(re.fullmatch(rb"[a-z0-9-]+", name) for name, _ in headers)
     assert all(re.fullmatch(rb"[ -~]*", value) for _, value in headers)
     assert sum(len(name) + len(value) + 4 for name, value in headers) < MAX_ATTRIBUTE_BYTES + 2048
-    assert len(headers) < MAX_ATTRIBUTES + 10
+    assert len(headers) < MAX_ATTRIBUTE_HEADERS + 10
     content_type = dict(headers)[b"content-type"]
     if raw:
         assert body == body_of(job)

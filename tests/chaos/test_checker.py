@@ -16,17 +16,17 @@ from chaos.ledger import (
     PauseEvent,
     PollAnswer,
     PollEvent,
-    Put,
     PutAnswer,
-    Settle,
+    PutEvent,
     SettleAnswer,
+    SettleEvent,
     parse,
     read,
 )
 
 
 def put(at=0.0, status=201, number=0, *, delay=0.0):
-    sent = Put(t=at, who="producer-0", token="j", number=number, delay=delay)
+    sent = PutEvent(t=at, who="producer-0", token="j", number=number, delay=delay)
     answer = PutAnswer(t=at + 0.01, token="j", number=number, status=status, job="id" if status == 201 else "")
     return [sent] if status is None else [sent, answer]
 
@@ -47,7 +47,7 @@ def poll(at, status=None, number=0, queue="mail"):
 
 
 def settle(at, name, verb="ack", status=204, *, number=0, code="", delay=0.0, expires=0.0, due=0.0):
-    asked = Settle(t=at, who="consumer-0", lease=name, number=number, verb=verb, replica=0, delay=delay)
+    asked = SettleEvent(t=at, who="consumer-0", lease=name, number=number, verb=verb, replica=0, delay=delay)
     answer = SettleAnswer(
         t=at + 0.01, lease=name, number=number, status=status or 0, code=code, expires=expires, due=due
     )

@@ -18,7 +18,7 @@ from typing import Any, Final
 import httptools
 import httpx
 
-Address = tuple[str, int]
+HostPort = tuple[str, int]
 
 WITHOUT_TLS: Final = ssl.create_default_context()
 CHUNK_BYTES: Final = 1 << 18
@@ -54,7 +54,7 @@ class PlainTransport(httpx.BaseTransport):
     a request that fails is not repeated."""
 
     def __init__(self) -> None:
-        self._idle: dict[Address, list[socket.socket]] = defaultdict(list)
+        self._idle: dict[HostPort, list[socket.socket]] = defaultdict(list)
         self._closed = False
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
@@ -74,7 +74,7 @@ class PlainTransport(httpx.BaseTransport):
         extensions = {"http_version": b"HTTP/1.1", "reason_phrase": answer.reason}
         return httpx.Response(answer.status, headers=answer.headers, stream=answer, extensions=extensions)
 
-    def put_back(self, address: Address, connection: socket.socket) -> None:
+    def put_back(self, address: HostPort, connection: socket.socket) -> None:
         """The connection is for the next request to the address."""
         if self._closed:
             connection.close()
@@ -87,7 +87,7 @@ class PlainTransport(httpx.BaseTransport):
             for each in connections:
                 each.close()
 
-    def _take(self, address: Address) -> socket.socket | None:
+    def _take(self, address: HostPort) -> socket.socket | None:
         """An idle connection that the server has neither closed nor written to."""
         with contextlib.suppress(IndexError):
             while connection := self._idle[address].pop():
@@ -106,7 +106,7 @@ class PlainAnswer(httpx.SyncByteStream):
     """One answer: its head, then its body as it comes. reason: the phrase of the status line."""
 
     def __init__(
-        self, transport: PlainTransport, address: Address, connection: socket.socket, *, has_body: bool
+        self, transport: PlainTransport, address: HostPort, connection: socket.socket, *, has_body: bool
     ) -> None:
         self._transport, self._address, self._connection = transport, address, connection
         self._has_body = has_body
@@ -185,7 +185,7 @@ class PlainAnswer(httpx.SyncByteStream):
         self._keeps_alive = self._parser.should_keep_alive()
 
 
-def _connect(address: Address, timeout_s: float | None) -> socket.socket:
+def _connect(address: HostPort, timeout_s: float | None) -> socket.socket:
     try:
         connection = socket.create_connection(address, timeout_s)
     except TimeoutError as exc:

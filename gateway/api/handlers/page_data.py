@@ -37,7 +37,7 @@ MAX_ROWS: Final = 5000
 """Queues in one stream; the ones with the most jobs are shown."""
 MAX_FIELDS: Final = 20
 
-Row = dict[str, Any]
+FigureRow = dict[str, Any]
 _NOT_BY_SERVER: Final = frozenset({"queue", "reachable", "backlog"})
 _UNTOLD: Final = frozenset({"at", "age_s"})
 """Members that differ in every round."""
@@ -61,7 +61,7 @@ class FigureRows:
             info = self._info(tenant, key, stats, found)
             yield (key, info) if info is not None and wanted(info) else None
 
-    def row(self, tenant: str, key: str, info: QueueInfo, found: Round) -> Row:
+    def row(self, tenant: str, key: str, info: QueueInfo, found: Round) -> FigureRow:
         rates = self._history.rates(key)
         row = asdict(info) | {
             "at": round(found.at_s, 1),
@@ -75,7 +75,7 @@ class FigureRows:
             row["paused"] = self._pauses.paused(self._catalog.queue(tenant, info.queue))
         return row
 
-    def by_server(self, key: str, found: Round, names: Mapping[str, str]) -> list[Row]:
+    def by_server(self, key: str, found: Round, names: Mapping[str, str]) -> list[FigureRow]:
         """The figures of the queue on each server that has it. names: of the servers, as they are shown."""
         rows = []
         for server, shown in names.items():
@@ -160,7 +160,7 @@ class PageData:
         def wanted(info: QueueInfo) -> bool:
             return may_use(info.queue) and all(test(info) for test in tests)
 
-        sent: dict[str, Row] = {}
+        sent: dict[str, FigureRow] = {}
         number, first = 0, True
         with self._gatherer.watched():
             while (found := await self._gatherer.after(number)) is not None and _still_admitted(call):
@@ -186,7 +186,7 @@ class PageData:
 
     async def _shown(
         self, tenant: str, found: Round, wanted: Callable[[QueueInfo], bool], names: Mapping[str, str] | None
-    ) -> tuple[Mapping[str, Row], int]:
+    ) -> tuple[Mapping[str, FigureRow], int]:
         """The rows by queue, and how many queues are above MAX_ROWS. names: see FigureRows.by_server; None: without the
         figures of servers."""
         steps = self._turns.slices(self._rows.of(tenant, found, wanted), tenant)
@@ -221,7 +221,7 @@ def _still_admitted(call: Call) -> bool:
     return caller == call.caller
 
 
-def _differs(before: Row, now: Row) -> bool:
+def _differs(before: FigureRow, now: FigureRow) -> bool:
     """Whether the page must be told. The age of a waiting job always grows, so only a visible step of it counts."""
     step = max(1.0, before["age_s"] * 0.02)
     if abs(now["age_s"] - before["age_s"]) >= step:
@@ -229,7 +229,7 @@ def _differs(before: Row, now: Row) -> bool:
     return any(value != now[name] for name, value in before.items() if name not in _UNTOLD)
 
 
-def _news(before: Row | None, now: Row) -> Row:
+def _news(before: FigureRow | None, now: FigureRow) -> FigureRow:
     """The row without its history if that is known."""
     if before is None or before["history"] != now["history"]:
         return now

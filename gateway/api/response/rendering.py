@@ -42,7 +42,7 @@ from gateway.envelope.trace import is_traceparent, is_tracestate
 from gateway.leases.lease import Lease
 from gateway.request import Headers
 
-MAX_ATTRIBUTES = 50
+MAX_ATTRIBUTE_HEADERS = 50
 """As headers. Python's http.client accepts at most a hundred header lines."""
 MAX_ATTRIBUTE_BYTES = 4096
 """All their lines together. Proxies accept heads of 8 KiB or less, Node 16 KiB."""
@@ -225,7 +225,7 @@ def _attribute_headers(job: Job, queue: Queue, attempt: int, *, whole: bool) -> 
     for name in dict.fromkeys([*(each for each in _FIRST if each in attributes), *attributes]):
         if name in ("attempt", "datacontenttype"):
             continue
-        line = _attribute_header(name, attributes[name], left_bytes) if len(headers) <= MAX_ATTRIBUTES else None
+        line = _attribute_header(name, attributes[name], left_bytes) if len(headers) <= MAX_ATTRIBUTE_HEADERS else None
         if line is not None:
             left_bytes -= len(name) + len(line[1]) + _LINE_BYTES
             headers.append(line)

@@ -16,7 +16,7 @@ from gateway.broker.multiplex.commits import Commits
 from gateway.broker.queues.collection import IllegalNameError
 from gateway.broker.storage.batch import Ticket
 from gateway.common.multiplex.frames import Frame
-from gateway.common.multiplex.messages import Code, Entry, unpack_put
+from gateway.common.multiplex.messages import Code, PutEntry, unpack_put
 
 Done: TypeAlias = Callable[[int, list[Code], str], None]
 """Answers an operation: its id, one code for each part, and why."""
@@ -30,7 +30,7 @@ class _Put:
 
     id: int
     key: bytes
-    entries: list[Entry]
+    entries: list[PutEntry]
     outcomes: list[tuple[Code, Ticket | None, int, int]] = field(default_factory=list)
     given: int = 0
     why: str = ""

@@ -27,7 +27,7 @@ MOST_KEY_BYTES: Final = 255
 SHARE_UNITS: Final = 1_000_000
 """The whole, as the share of a tenant in a greeting."""
 
-Entry: TypeAlias = tuple[int, bytes]
+PutEntry: TypeAlias = tuple[int, bytes]
 """Expiry in seconds as in `set`, and item."""
 
 
@@ -173,7 +173,7 @@ def put_bytes(key: bytes, sizes: Sequence[int]) -> int:
     return 1 + len(key) + ENTRY_BYTES * len(sizes) + sum(sizes)
 
 
-def pack_put(key: bytes, entries: Sequence[Entry]) -> bytes:
+def pack_put(key: bytes, entries: Sequence[PutEntry]) -> bytes:
     """The payload of a PUT with its items."""
     parts = [bytes((len(key),)), key]
     for expiry, data in entries:
@@ -186,12 +186,12 @@ def pack_detached_put(key: bytes, expiry: int, size: int) -> bytes:
     return bytes((len(key),)) + key + _ENTRY.pack(expiry, size)
 
 
-def unpack_put(payload: bytes, item: bytes | None) -> tuple[bytes, list[Entry]]:
+def unpack_put(payload: bytes, item: bytes | None) -> tuple[bytes, list[PutEntry]]:
     """Key and items. `item`: of a detached PUT. Raises BrokenFrameError."""
     at = 1 + payload[0] if payload else 0
     end = len(payload)
     key = payload[1:at]
-    entries: list[Entry] = []
+    entries: list[PutEntry] = []
     while at + _ENTRY.size <= end:
         expiry, size = _ENTRY.unpack_from(payload, at)
         at += _ENTRY.size

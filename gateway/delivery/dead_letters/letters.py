@@ -42,7 +42,7 @@ from gateway.errors import (
 from gateway.leases.lease import OpenRead
 
 T = TypeVar("T")
-Settle: TypeAlias = Callable[[OpenRead, int], Coroutine[Any, Any, T]]
+SettleLetter: TypeAlias = Callable[[OpenRead, int], Coroutine[Any, Any, T]]
 """Settles the dead letter that was found. The number: how many others there were just before."""
 
 TURN_S: Final = 40.0
@@ -160,7 +160,7 @@ class DeadLetterJobs:
         async with self._redrive.room(queue, target):
             return await self._with(queue, letter, move)
 
-    async def _with(self, queue: Queue, letter: str, settle: Settle[T]) -> Covered[T | GatewayError]:
+    async def _with(self, queue: Queue, letter: str, settle: SettleLetter[T]) -> Covered[T | GatewayError]:
         async with self._turns.turn(own_key(queue)):  # the figures do not count what another search has taken
             found = await self._admin.count(queue)
             if isinstance(found.result, QueueNotFound) and not (found.coverage and found.coverage.partial):

@@ -21,7 +21,7 @@ from typing import Final
 
 from gateway.common.limited_log import LimitedLog
 from gateway.delivery.idempotency import ledger_file
-from gateway.delivery.idempotency.ledger import DamagedEntryError, Entry, Ledger, Place, Reply
+from gateway.delivery.idempotency.ledger import DamagedEntryError, Entry, Ledger, Reply, ScopedKey
 from gateway.delivery.idempotency.ledger_file import UnknownFormatError
 from gateway.errors import (
     GatewayError,
@@ -64,10 +64,10 @@ class Idempotency:
         self._ledger = ledger
         self._wait_s = wait_s
         self._hold_s = hold_s
-        self._in_progress: dict[Place, _InProgress] = {}
+        self._in_progress: dict[ScopedKey, _InProgress] = {}
         self._limited = LimitedLog()
 
-    async def once(self, place: Place, fingerprint: bytes, store: Store) -> tuple[Reply, bool]:
+    async def once(self, place: ScopedKey, fingerprint: bytes, store: Store) -> tuple[Reply, bool]:
         """The reply of `store`, from now or from an earlier run; True if it is from an earlier run.
 
         Raises: IdempotencyKeyReused if the earlier run had another fingerprint. IdempotencyInFlight if the first
@@ -94,7 +94,7 @@ class Idempotency:
         """Returns when everything is on disk. No request may be in progress."""
         await self._ledger.close()
 
-    async def _run(self, place: Place, fingerprint: bytes, store: Store, deadline_s: float) -> tuple[Reply, bool]:
+    async def _run(self, place: ScopedKey, fingerprint: bytes, store: Store, deadline_s: float) -> tuple[Reply, bool]:
         pause_s = FIRST_LOOK_S
         while True:
             try:
@@ -122,7 +122,7 @@ class Idempotency:
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, SLOWEST_LOOK_S)
 
-    async def _store(self, place: Place, entry: Entry, store: Store) -> Reply:
+    async def _store(self, place: ScopedKey, entry: Entry, store: Store) -> Reply:
         try:
             async with asyncio.timeout(self._hold_s):
                 reply = await store(ids(entry.seed))

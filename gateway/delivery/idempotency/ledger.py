@@ -27,7 +27,7 @@ from gateway.delivery.idempotency.ledger_thread import LedgerThread
 
 log = logging.getLogger(__name__)
 
-Place = tuple[str, str, str]
+ScopedKey = tuple[str, str, str]
 """Tenant, queue and idempotency key."""
 
 SEED_BYTES: Final = 16
@@ -107,7 +107,7 @@ class Ledger:
         self._swept_s = 0.0
         self._limited = LimitedLog()
 
-    async def claim(self, place: Place, fingerprint: bytes, hold_s: float) -> Entry:
+    async def claim(self, place: ScopedKey, fingerprint: bytes, hold_s: float) -> Entry:
         """The entry at `place`: created if missing, taken over if its owner is dead or its outcome unknown.
 
         hold_s: how long others must not take it over. An entry with another fingerprint is not changed.
@@ -115,15 +115,15 @@ class Ledger:
         """
         return await self._thread.do(lambda file: self._claim(file, place, fingerprint, hold_s))
 
-    async def settle(self, place: Place, reply: Reply) -> None:
+    async def settle(self, place: ScopedKey, reply: Reply) -> None:
         """The caller's claim is DONE: from now on `claim` returns the reply."""
         await self._thread.do(lambda file: self._move(file, place, EntryState.DONE, reply))
 
-    async def leave(self, place: Place) -> None:
+    async def leave(self, place: ScopedKey) -> None:
         """The caller's claim is UNKNOWN: the next claim takes it over with its seed."""
         await self._thread.do(lambda file: self._move(file, place, EntryState.UNKNOWN, None))
 
-    async def release(self, place: Place) -> None:
+    async def release(self, place: ScopedKey) -> None:
         """Removes the caller's claim. Only for jobs that were certainly never sent."""
         await self._thread.do(lambda file: self._remove(file, place))
 
@@ -133,7 +133,7 @@ class Ledger:
 
     # These run in the thread, inside a transaction
 
-    def _claim(self, file: sqlite3.Connection, place: Place, fingerprint: bytes, hold_s: float) -> Entry:
+    def _claim(self, file: sqlite3.Connection, place: ScopedKey, fingerprint: bytes, hold_s: float) -> Entry:
         now_s = time.time()
         row = _found(file, place)
         if row is not None and max(row.claimed_s + self._window_s, row.held_until_s) <= now_s:
@@ -168,18 +168,18 @@ class Ledger:
         _change(file, row._replace(state=EntryState.CLAIMED.value, owner=self._owner, held_until_s=now_s + hold_s))
         return Entry(row.seed, row.fingerprint, mine=True)
 
-    def _move(self, file: sqlite3.Connection, place: Place, to: EntryState, reply: Reply | None) -> None:
+    def _move(self, file: sqlite3.Connection, place: ScopedKey, to: EntryState, reply: Reply | None) -> None:
         """Changes the caller's claim; raises DamagedEntryError, so that a damaged entry gets no new checksum."""
         assert to in MOVES[EntryState.CLAIMED]
         if (row := self._claimed(file, place)) is not None:
             status, body = (reply.status, reply.body) if reply is not None else (None, None)
             _change(file, row._replace(state=to.value, status=status, body=body))
 
-    def _remove(self, file: sqlite3.Connection, place: Place) -> None:
+    def _remove(self, file: sqlite3.Connection, place: ScopedKey) -> None:
         if (row := self._claimed(file, place)) is not None:
             _delete(file, row)
 
-    def _claimed(self, file: sqlite3.Connection, place: Place) -> Row | None:
+    def _claimed(self, file: sqlite3.Connection, place: ScopedKey) -> Row | None:
         """This worker's claim; None if it has none, or another worker has taken it over. Raises DamagedEntryError."""
         row = _found(file, place)
         return row if row is not None and row.state == EntryState.CLAIMED and row.owner == self._owner else None
@@ -218,7 +218,7 @@ class Ledger:
         file.execute("RELEASE sweep")
 
 
-def _found(file: sqlite3.Connection, place: Place) -> Row | None:
+def _found(file: sqlite3.Connection, place: ScopedKey) -> Row | None:
     """The entry at `place`, found by its number or by the index. Raises DamagedEntryError."""
     found = file.execute(FOUND + _NUMBER, (number_of(*place),)).fetchone()
     if found is None:

@@ -22,7 +22,7 @@ from gateway.common.multiplex.messages import (
     MOST_IDS,
     VERSIONS,
     Code,
-    Entry,
+    PutEntry,
     pack_detached_put,
     pack_ids,
     pack_opening,
@@ -31,7 +31,7 @@ from gateway.common.multiplex.messages import (
 )
 from gateway.common.multiplex.protocol import FrameConnection
 from gateway.common.shares import WHOLE
-from gateway.kestrel.multiplex.pending import PendingOperations, Then
+from gateway.kestrel.multiplex.pending import OnFrame, PendingOperations
 from gateway.kestrel.wire.connection import ConnectionLostError
 
 log = logging.getLogger(__name__)
@@ -98,23 +98,23 @@ class BrokerChannel:
 
     # Operations
 
-    def ask(self, kind: FrameKind, payload: bytes, then: Then, timeout_s: float = 0.0) -> int:
+    def ask(self, kind: FrameKind, payload: bytes, then: OnFrame, timeout_s: float = 0.0) -> int:
         """Sends an operation without items; returns its id."""
         id_ = self.pending.expect(then, timeout_s)
         self.frames.operate(frame(kind, id_, payload))
         return id_
 
-    def put(self, key: bytes, entries: Sequence[Entry], then: Then, timeout_s: float) -> None:
+    def put(self, key: bytes, entries: Sequence[PutEntry], then: OnFrame, timeout_s: float) -> None:
         """Stores items that fit into a frame together."""
         self.frames.carry(key, FrameKind.PUT, self.pending.expect(then, timeout_s), pack_put(key, entries))
 
-    def put_large(self, key: bytes, entry: Entry, then: Then, timeout_s: float) -> None:
+    def put_large(self, key: bytes, entry: PutEntry, then: OnFrame, timeout_s: float) -> None:
         """Stores an item that does not fit into a frame."""
         expiry, item = entry
         id_ = self.pending.expect(then, timeout_s)
         self.frames.carry_item(key, FrameKind.PUT, id_, pack_detached_put(key, expiry, len(item)), item)
 
-    def open(self, key: bytes, wait_s: float, then: Then, *, tenant: str = "", after: int = 0) -> int:
+    def open(self, key: bytes, wait_s: float, then: OnFrame, *, tenant: str = "", after: int = 0) -> int:
         """Takes an item; returns the id of the open, which is that of the read. tenant, after: see Opening."""
         wait_ms = max(1, int(wait_s * 1000)) if wait_s else 0
         payload = pack_opening(key, wait_ms, after=after, tenant=tenant)

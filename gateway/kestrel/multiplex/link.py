@@ -25,7 +25,7 @@ from gateway.common.multiplex.messages import (
     MOST_KEY_BYTES,
     VERSIONS,
     Code,
-    Entry,
+    PutEntry,
     put_bytes,
     unpack_outcome,
 )
@@ -244,7 +244,7 @@ class MultiplexedLink(MemcacheLink):
             return
         most = PAYLOAD_BYTES - put_bytes(key, ())
         frame_places: list[int] = []
-        entries: list[Entry] = []
+        entries: list[PutEntry] = []
         size = 0
         for place in places:
             _, data, expiry = puts[place]
@@ -262,11 +262,11 @@ class MultiplexedLink(MemcacheLink):
             self._put(channel, key, entries, frame_places, report)
 
     def _put(
-        self, channel: BrokerChannel, key: bytes, entries: Sequence[Entry], places: Sequence[int], report: Report
+        self, channel: BrokerChannel, key: bytes, entries: Sequence[PutEntry], places: Sequence[int], report: Report
     ) -> None:
         channel.put(key, entries, partial(self._stored, places, report), self.timeout_s)
 
-    def _put_large(self, channel: BrokerChannel, key: bytes, entry: Entry, place: int, report: Report) -> None:
+    def _put_large(self, channel: BrokerChannel, key: bytes, entry: PutEntry, place: int, report: Report) -> None:
         size = len(entry[1])
         theirs = channel.frames.theirs
         if theirs is not None and size > theirs.largest_bytes:

@@ -12,7 +12,7 @@ TICK_S: Final = 0.02
 """Operations without an answer are looked for no more often than this."""
 LATE_S, READ_S = 0.005, 0.02
 """A timer that is this late runs before the answers that have arrived are read, so it waits READ_S for them."""
-Then: TypeAlias = Callable[[Frame | None], None]
+OnFrame: TypeAlias = Callable[[Frame | None], None]
 """Called with the answer; with None if there is none."""
 
 
@@ -27,15 +27,15 @@ class PendingOperations:
     __slots__ = ("_last_id", "_loop", "_on_ended", "_timeout_s", "_timer", "late", "operations")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, timeout_s: float, on_ended: Callable[[], None]) -> None:
-        self.operations: dict[int, tuple[Then, float, bool]] = {}
-        self.late: dict[int, Then] = {}
+        self.operations: dict[int, tuple[OnFrame, float, bool]] = {}
+        self.late: dict[int, OnFrame] = {}
         self._loop = loop
         self._timeout_s = timeout_s
         self._on_ended = on_ended
         self._last_id = 0
         self._timer: asyncio.TimerHandle | None = None
 
-    def expect(self, then: Then, timeout_s: float, *, also_late: bool = False, ids: int = 1) -> int:
+    def expect(self, then: OnFrame, timeout_s: float, *, also_late: bool = False, ids: int = 1) -> int:
         """The id of a new operation, the first of `ids` ones. timeout_s: its time, 0 for the usual one."""
         id_ = self._last_id + 1
         self._last_id += ids
@@ -44,11 +44,11 @@ class PendingOperations:
             self._timer = self._loop.call_later(self._timeout_s, self._tick, self._loop.time() + self._timeout_s)
         return id_
 
-    def expect_next(self, id_: int, then: Then) -> None:
+    def expect_next(self, id_: int, then: OnFrame) -> None:
         """A part of an answer has come, and the next one comes with the id `id_`, in the usual time."""
         self.operations[id_] = then, self._loop.time() + self._timeout_s, False
 
-    def close(self) -> list[Then]:
+    def close(self) -> list[OnFrame]:
         """Forgets every operation; returns the callbacks of those without an answer, in order."""
         if self._timer is not None:
             self._timer.cancel()

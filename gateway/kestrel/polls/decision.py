@@ -11,7 +11,7 @@ from itertools import islice
 
 from gateway.kestrel.polls.rules import GATHER_S, LINGER_S, PROOF_S, QUEUE_GETS, QUIET_S, SETTLE_S, STEP_S, UNREAD_S
 from gateway.kestrel.polls.state import QueuePolls, join
-from gateway.kestrel.polls.values import Action, EndReason, Give, ServerQueue, Waiter, WaiterPhase, usable
+from gateway.kestrel.polls.values import EndReason, Give, PollAction, ServerQueue, Waiter, WaiterPhase, usable
 
 
 def try_join_takes(polls: QueuePolls, waiter: Waiter, now: float) -> bool:
@@ -42,7 +42,7 @@ def try_join_takes(polls: QueuePolls, waiter: Waiter, now: float) -> bool:
     return True
 
 
-def assign(polls: QueuePolls, now: float) -> list[Action]:
+def assign(polls: QueuePolls, now: float) -> list[PollAction]:
     """What to do now, in this order. The state counts it as done."""
     polls.next_at = math.inf
     polls.starving = False

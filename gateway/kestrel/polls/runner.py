@@ -22,13 +22,13 @@ from gateway.kestrel.polls.state import QueuePolls
 from gateway.kestrel.polls.values import (
     OPEN_PHASES,
     Abort,
-    Action,
     Close,
     End,
     EndReason,
     Get,
     Give,
     GiveBack,
+    PollAction,
     Send,
     ServerQueue,
     Waiter,
@@ -297,7 +297,7 @@ class QueueRunner:
         if not (state.line or state.given):
             self._tidy()
 
-    def _do(self, action: Action) -> None:
+    def _do(self, action: PollAction) -> None:
         match action:
             case Send(get):
                 self._gets[get] = sent = cast(QueueLink, get.queue.server).get(get)

@@ -27,12 +27,12 @@ from gateway.kestrel.polls.rules import (
 )
 from gateway.kestrel.polls.values import (
     EARLY_ENDS,
-    Action,
     Close,
     End,
     EndReason,
     Get,
     GiveBack,
+    PollAction,
     PolledItem,
     PolledServer,
     Send,
@@ -68,7 +68,7 @@ class QueuePolls:
         self._under_way = 0
         self.furthest = 0.0
         self.arrived: list[Waiter] = []
-        self.actions: list[Action] = []
+        self.actions: list[PollAction] = []
         self.silence_at = math.inf
         self.quiet_at = math.inf
         self.kept = KeptItems()
@@ -229,7 +229,7 @@ class QueuePolls:
             self.actions += map(GiveBack, reversed(self.kept.drop(queue)))
         self.actions += self.kept.next_back(queue, self.given)
 
-    def close(self) -> list[Action]:
+    def close(self) -> list[PollAction]:
         """Ends all service: kept items go back at once, and every get is closed."""
         self.actions += [GiveBack(item) for _, item, _ in reversed(self.kept.items)]
         self.kept.items.clear()

@@ -270,4 +270,4 @@ class GiveBack:
     item: PolledItem
 
 
-Action = Send | Close | Give | End | Abort | GiveBack
+PollAction = Send | Close | Give | End | Abort | GiveBack

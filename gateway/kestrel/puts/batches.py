@@ -38,8 +38,8 @@ BATCH_WAIT_S = 0.002
 TenantOf: TypeAlias = Callable[[str], str]
 Prepare: TypeAlias = Callable[[ServerLink], Awaitable[None]]
 """Prepares a server for puts. Raises BackendUnavailable, OutcomeUnknown."""
-Hold: TypeAlias = AbstractAsyncContextManager[None]
-Stored: TypeAlias = Callable[[str, ServerLink, int], None]
+PutHold: TypeAlias = AbstractAsyncContextManager[None]
+OnStored: TypeAlias = Callable[[str, ServerLink, int], None]
 """Called with a key, the server, and how many items were stored."""
 
 
@@ -51,7 +51,7 @@ class Writer:
         self,
         server: ServerLink,
         tenant_of: TenantOf,
-        stored: Stored,
+        stored: OnStored,
         prepare: Prepare | None = None,
     ) -> None:
         self._prepare = prepare
@@ -255,7 +255,7 @@ class _TenantPuts:
         server: ServerLink,
         loop: asyncio.AbstractEventLoop,
         on_empty: Callable[[], object],
-        stored: Stored,
+        stored: OnStored,
     ) -> None:
         self._stored = stored
         self._server = server

@@ -33,7 +33,7 @@ from gateway.errors import BackendUnavailable, GatewayError, JobTooLarge, NotSup
 from gateway.kestrel.address import Address
 from gateway.kestrel.health import Health
 from gateway.kestrel.link import Put, ServerLink
-from gateway.kestrel.puts.batches import Hold, Prepare, Stored, TenantOf, Writer
+from gateway.kestrel.puts.batches import OnStored, Prepare, PutHold, TenantOf, Writer
 
 _DRAINED: Final = frozenset({Health.READONLY, Health.QUIESCENT})
 FRESH_S: Final = 0.25
@@ -55,7 +55,7 @@ class Placement:
         *,
         keys_move: bool = False,
         tenant_of: TenantOf,
-        stored: Stored,
+        stored: OnStored,
         prepare: Prepare,
     ) -> None:
         self._stored = stored
@@ -93,7 +93,7 @@ class Placement:
         for writer in self._writers:
             await writer.prepared()
 
-    def hold(self, server: ServerLink, key: str) -> Hold:
+    def hold(self, server: ServerLink, key: str) -> PutHold:
         """A context within which no put of the key is on its way to the server; others wait or go elsewhere."""
         writer = self._writer(server)
         return nullcontext() if writer is None else writer.hold(key)

@@ -33,7 +33,7 @@ from gateway.kestrel.wire.stats import parse_open_reads
 
 MOST_AT_ONCE: Final = 32
 """Reads that one step opens: their items may be large, and cannot be given back singly."""
-Then: TypeAlias = Callable[[GatewayError | None], None]
+OnSettled: TypeAlias = Callable[[GatewayError | None], None]
 
 
 class Decision(Enum):
@@ -54,7 +54,7 @@ class SharedRead(ReadOfServer):
         super().__init__(server, counters, reads.key, reads.tenant, data, number)
         self.decision: Decision | None = None
         self._reads = reads
-        self._then: Then = _ignore
+        self._then: OnSettled = _ignore
 
     async def first_of_batch(self) -> SharedRead:
         """Itself."""
@@ -85,7 +85,7 @@ class SharedRead(ReadOfServer):
         if (error := await answered) is not None:
             raise error
 
-    def start_confirm(self, then: Then) -> bool:
+    def start_confirm(self, then: OnSettled) -> bool:
         """See OpenRead.start_confirm."""
         return self._decide(Decision.CONFIRM, then)
 
@@ -117,7 +117,7 @@ class SharedRead(ReadOfServer):
         self._settled()
         self._then(error)
 
-    def _decide(self, decision: Decision, then: Then) -> bool:
+    def _decide(self, decision: Decision, then: OnSettled) -> bool:
         if self._state is not ReadState.HELD:
             return False
         self._move(ReadState.SETTLING)

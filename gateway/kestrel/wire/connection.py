@@ -60,7 +60,7 @@ class ConnectionLostError(Exception):
         self.unsent = False
 
 
-Then = Callable[[Any, BaseException | None], None]
+OnValue = Callable[[Any, BaseException | None], None]
 Command = Callable[..., Any]
 
 
@@ -96,7 +96,7 @@ class Connection(asyncio.Protocol):
         self._on_lost: Callable[[], None] | None = None
         # one call
         self._client: KestrelClient | None = None
-        self._then: Then | None = None
+        self._then: OnValue | None = None
         self._deadline: asyncio.TimerHandle | None = None
         self._rest = ConnectionState.IDLE
         self._calm: asyncio.Future[None] | None = None
@@ -113,7 +113,7 @@ class Connection(asyncio.Protocol):
 
     # Called by the owner
 
-    def start(self, then: Then, timeout_s: float, command: Command, *args: Any) -> None:
+    def start(self, then: OnValue, timeout_s: float, command: Command, *args: Any) -> None:
         """Runs a KestrelClient method and calls `then(value, error)` once, possibly before this method returns.
 
         On an error the connection is already closed. Raises IllegalMoveError if a call is in progress or it is closed.
