@@ -61,7 +61,7 @@ class Role:
 
 
 class Client:
-    """What producers and consumers share: their connections, their dice, their file."""
+    """What producers and consumers share: their connections, their random choices, their file."""
 
     def __init__(self, role: Role) -> None:
         self.role = role

@@ -70,22 +70,14 @@ class Caps:
             async with asyncio.timeout(max(0.0, within_s) + ANSWER_S):
                 reason = await asyncio.shield(given)
         except TimeoutError:
-            self._abandon(number, given)
+            self.link.abandon(number, given)
             return CapReason.OTHERS
         except asyncio.CancelledError:
-            self._abandon(number, given)
+            self.link.abandon(number, given)
             raise
         finally:
             timer.cancel()
         return CapPlace(self, number) if reason is None else reason
-
-    def _abandon(self, number: int, given: asyncio.Future[CapReason | None]) -> None:
-        if given.done():
-            if given.result() is None:
-                self.link.done(number)
-        else:
-            given.cancel()  # a place that is given nevertheless is returned
-            self.link.stop(number)
 
     def leased(self, number: int, lease: Lease) -> None:
         """The place is that of the lease."""

@@ -60,6 +60,14 @@ class CapLink:
         if number in self._asked:
             self._send(messages.message(messages.STOP, number))
 
+    def abandon(self, number: int, given: asyncio.Future[CapReason | None]) -> None:
+        """The caller of `ask` does not use the place, whether it is given or not."""
+        if given.done():
+            self.done(number)
+        else:
+            given.cancel()  # a place that is given nevertheless is returned
+            self.stop(number)
+
     def leased(self, number: int) -> None:
         """The place is a lease now."""
         self._send(messages.message(messages.LEASED, number))

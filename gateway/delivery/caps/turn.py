@@ -41,11 +41,7 @@ class GatewayTurns:
             async with asyncio.timeout(self._limit_s):
                 await asyncio.shield(given)
         except BaseException as error:
-            if given.done() and not given.cancelled():
-                self._link.done(number)
-            else:
-                given.cancel()  # a turn that is given nevertheless is returned
-                self._link.stop(number)
+            self._link.abandon(number, given)
             if isinstance(error, TimeoutError):
                 raise self._busy() from error
             raise
