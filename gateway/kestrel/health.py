@@ -17,6 +17,7 @@ from enum import Enum
 from gateway.errors import BackendRefused, BackendUnavailable
 from gateway.kestrel.address import Address
 from gateway.kestrel.wire.capabilities import Capabilities
+from gateway.kestrel.wire.failures import copied
 
 log = logging.getLogger(__name__)
 
@@ -104,9 +105,7 @@ class ServerHealth:
     @property
     def error(self) -> BackendUnavailable:
         """Why it does not answer, as a new error to raise."""
-        error = type(self._error)(self._error.detail)
-        error.__cause__ = self._error.__cause__
-        return error
+        return copied(self._error)
 
     @property
     def last_error(self) -> str:

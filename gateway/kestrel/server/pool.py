@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable
 from gateway.errors import BackendUnavailable
 from gateway.fairness.fair_queue import FairQueue
 from gateway.kestrel.wire.connection import Connection, ConnectionState
+from gateway.kestrel.wire.failures import copied
 
 CONNECTS_IN_FLIGHT = 32
 RESERVE = 2
@@ -100,7 +101,7 @@ class Pool:
         while wanted:
             future = wanted.get()
             if not future.done():
-                future.set_exception(_copy(error))
+                future.set_exception(copied(error))
 
     async def close(self, error: BackendUnavailable) -> None:
         """Stops opening, and refuses waiting callers. Server closes the idle ones through OpenConnections."""
@@ -137,12 +138,5 @@ class Pool:
         while self._wanted:
             future = self._wanted.get()
             if not future.done():
-                future.set_exception(_copy(error))
+                future.set_exception(copied(error))
                 return
-
-
-def _copy(error: BackendUnavailable) -> BackendUnavailable:
-    """A copy of the error for one more caller: a raised exception collects tracebacks."""
-    copy = type(error)(error.detail)
-    copy.__cause__ = error.__cause__
-    return copy

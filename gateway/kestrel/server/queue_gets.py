@@ -17,7 +17,7 @@ from gateway.kestrel.server.pinned_read import PinnedRead
 from gateway.kestrel.server.server import Server
 from gateway.kestrel.wire.codec import KestrelClient
 from gateway.kestrel.wire.connection import Command, Connection, ConnectionLostError, ConnectionState
-from gateway.kestrel.wire.failures import not_asked
+from gateway.kestrel.wire.failures import copied, not_asked
 from gateway.names.namespace import FANOUT
 
 WAIT_S: Final = 1.0
@@ -82,9 +82,7 @@ class QueueGets:
         if why is EndReason.CROWDED:
             return self._no_place()
         if why is EndReason.FAILED and isinstance(error, Unavailable):
-            copy = type(error)(error.detail)
-            copy.__cause__ = error.__cause__
-            return copy
+            return copied(error)
         if why is EndReason.SILENT:
             return BackendUnavailable(f"{server.address.marked} does not answer")
         return BackendUnavailable(f"no connection to {server.address.marked} in time")

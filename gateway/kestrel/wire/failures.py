@@ -4,14 +4,16 @@ cause."""
 from __future__ import annotations
 
 import os
+from typing import TypeVar
 
 from pymemcache.exceptions import MemcacheIllegalInputError, MemcacheServerError, MemcacheUnknownCommandError
 
 from gateway.common import net
-from gateway.errors import BackendRefused, BackendUnavailable, GatewayError, LeaseLost, OutcomeUnknown
+from gateway.errors import BackendRefused, BackendUnavailable, GatewayError, LeaseLost, OutcomeUnknown, Unavailable
 from gateway.kestrel.address import Address
 from gateway.kestrel.wire.connection import ConnectionLostError
 
+_Error = TypeVar("_Error", bound=Unavailable)
 LOST = "the connection that held the job was lost; the job is back on its queue"
 
 
@@ -52,6 +54,13 @@ def perhaps_done(error: BaseException, address: Address) -> BackendUnavailable |
     if isinstance(error, ConnectionLostError) and error.unsent:
         return BackendUnavailable(f"{address.marked} did not accept the command: {net.reason(error)}")
     return OutcomeUnknown(f"the command was sent to {address.marked}, but no valid answer came")
+
+
+def copied(error: _Error) -> _Error:
+    """A copy of the error for one more caller: a raised exception collects tracebacks."""
+    copy = type(error)(error.detail)
+    copy.__cause__ = error.__cause__
+    return copy
 
 
 def says_too_large(refusal: MemcacheServerError) -> bool:
