@@ -24,7 +24,7 @@
      +- DeadLetterHeld        the dead letter may be one of those that could not be searched
      +- LeaseGone             the lease has ended and the job is back on its queue
      |   +- LeaseExpired, LeaseLost
-     +- QueueDeleted          the lease's queue was deleted through the gateway, with its jobs
+     +- QueueDeleted          the lease's queue was deleted, with its jobs
      +- LeaseForgotten        the lease has ended; its outcome is no longer known
      +- HeadersTooLarge
      +- JobTooLarge           the job is too large for Kestrel or for the gateway's limit

@@ -24,10 +24,9 @@ from gateway.delivery.figures.gatherer import Gatherer, Round
 from gateway.delivery.figures.history import History
 from gateway.delivery.pause import Pauses
 from gateway.delivery.queues.catalog import Catalog, Queue
-from gateway.delivery.queues.management import QueueInfo, queue_info
+from gateway.delivery.queues.management import QueueInfo, listed_queue, queue_info
 from gateway.errors import GatewayError, InvalidParameter
 from gateway.fairness.turns import Turns
-from gateway.queue_stats import QueueStats
 from gateway.settings import Settings
 
 SPARKS: Final = 40
@@ -58,7 +57,8 @@ class FigureRows:
         """The keys and figures of the tenant's queues that are wanted, and None for every other queue: each is a step
         of work."""
         for key, stats in found.queues.items():
-            info = self._info(tenant, key, stats, found)
+            letters = found.queues.get(dead_key(self._catalog, key) or "")
+            info = listed_queue(self._catalog, tenant, key, stats, letters)
             yield (key, info) if info is not None and wanted(info) else None
 
     def row(self, tenant: str, key: str, info: QueueInfo, found: Round) -> FigureRow:
@@ -90,12 +90,6 @@ class FigureRows:
     def last_hour(self, queue: Queue) -> Mapping[str, Sequence[float | None]]:
         """See History.columns."""
         return self._history.columns(queue.key)
-
-    def _info(self, tenant: str, key: str, stats: QueueStats, found: Round) -> QueueInfo | None:
-        name = self._catalog.name_of(tenant, key)
-        if name is not None:
-            return queue_info(name, stats, found.queues.get(dead_key(self._catalog, key) or ""))
-        return queue_info(key, stats, reachable=False) if self._catalog.unreachable_for(key) == tenant else None
 
 
 class PageData:

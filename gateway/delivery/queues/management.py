@@ -88,16 +88,11 @@ class Queues:
             merged = await self._ages.known(merged, tenant, at_s)
             found = merged.queues
             shown = (
-                self._shown(tenant, key, found[key], found.get(letters.get(key, ""))) for key in some if key in found
+                listed_queue(self._catalog, tenant, key, found[key], found.get(letters.get(key, "")))
+                for key in some
+                if key in found
             )
             yield Covered([each for each in shown if each is not None], merged.coverage)
-
-    def _shown(self, tenant: str, key: str, stats: QueueStats, letters: QueueStats | None) -> QueueInfo | None:
-        """The queue as it appears in the tenant's list; None if it is not the tenant's."""
-        name = self._catalog.name_of(tenant, key)
-        if name is not None:
-            return queue_info(name, stats, letters)
-        return queue_info(key, stats, reachable=False) if self._catalog.unreachable_for(key) == tenant else None
 
     async def get(
         self, queue: Queue, *, missing: QueueStats | None = None
@@ -169,6 +164,16 @@ def _not_found(queue: Queue, coverage: Coverage) -> GatewayError:
     if queue.is_child:
         return no_subscription(queue, coverage)
     return QueueNotFound(f"there is no queue {queue.name!r}, or it has only delayed jobs")
+
+
+def listed_queue(
+    catalog: Catalog, tenant: str, key: str, stats: QueueStats, letters: QueueStats | None
+) -> QueueInfo | None:
+    """The queue as it appears in the tenant's list; None if it is not the tenant's. letters: see `queue_info`."""
+    name = catalog.name_of(tenant, key)
+    if name is not None:
+        return queue_info(name, stats, letters)
+    return queue_info(key, stats, reachable=False) if catalog.unreachable_for(key) == tenant else None
 
 
 def queue_info(
