@@ -329,6 +329,16 @@ def json_answer(value: object, status: int = 200, headers: Headers | None = None
     return Answer(status, orjson.dumps(value), [JSON, NO_STORE, *(headers or ())])
 
 
+def failure_of_one(error: GatewayError, *, operator: bool) -> dict[str, object]:
+    """The error of one of the many jobs or leases of a request. operator: see GatewayError.detail_for."""
+    return {
+        "status": error.status,
+        "code": error.code,
+        "detail": error.detail_for(operator=operator),
+        "retryable": error.retryable,
+    }
+
+
 def problem_answer(error: GatewayError, request_id: str, caller: Caller | None = None) -> Answer:
     """The problem (RFC 9457) that shows the error to `caller`. None: to any caller."""
     body = problem_bytes(error, request_id, operator=caller is not None and caller.sees_deployment)

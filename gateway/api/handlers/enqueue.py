@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import orjson
 
-from gateway.api.exchange import JSON, NO_STORE, Answer, Call, json_answer
+from gateway.api.exchange import JSON, NO_STORE, Answer, Call, failure_of_one, json_answer
 from gateway.api.handlers.lines import enqueue_lines
 from gateway.api.request.cloudevents import (
     EVENTS,
@@ -207,12 +207,7 @@ def _result(
     if outcome is None and isinstance(item, Item):
         return {"status": 201} | _receipt(queue, item)
     assert outcome is not None
-    return {
-        "status": outcome.status,
-        "code": outcome.code,
-        "detail": outcome.detail_for(operator=operator),
-        "retryable": outcome.retryable,
-    }
+    return failure_of_one(outcome, operator=operator)
 
 
 def _receipt(queue: Queue, item: Item) -> dict[str, object]:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from gateway.api.exchange import Answer, Call, json_answer
+from gateway.api.exchange import Answer, Call, failure_of_one, json_answer
 from gateway.api.request.accept import ranges
 from gateway.envelope.rewrite import plain
 from gateway.envelope.times import timestamp
@@ -156,7 +156,7 @@ class Leases:
 def _result(lease_id: str, outcome: Outcome, *, operator: bool) -> dict[str, Any]:
     """The outcome of one of many settlements."""
     if isinstance(outcome, GatewayError):
-        return {"lease": lease_id} | _failure(outcome, operator=operator)
+        return {"lease": lease_id} | failure_of_one(outcome, operator=operator)
     position = _position(outcome)
     return {"lease": lease_id, "status": 200 if position else 204} | position
 
@@ -165,19 +165,10 @@ def _job_result(index: int, job: LeaseRecord, ways: BatchPlan, *, operator: bool
     """The outcome of one job of a batch."""
     result = {"job": index, "id": job.job_id}
     if (error := ways.error(index, job)) is not None:
-        return result | _failure(error, operator=operator)
+        return result | failure_of_one(error, operator=operator)
     asked = ways.of(index).asked
     position = _position(job if asked is None else job._replace(target=asked))
     return result | {"status": 200 if position else 204} | position
-
-
-def _failure(error: GatewayError, *, operator: bool) -> dict[str, Any]:
-    return {
-        "status": error.status,
-        "code": error.code,
-        "detail": error.detail_for(operator=operator),
-        "retryable": error.retryable,
-    }
 
 
 def _left(call: Call, lease: LeaseRecord) -> Answer:
