@@ -22,8 +22,6 @@ from bench.memcache import Fill, StoreConnection, set_command
 from bench.parking import Parking
 from bench.wire import JOB, LoadConnection, LoadError, http_request, limit_descriptors, split_address
 
-AnyConnection = LoadConnection | StoreConnection
-
 
 class Loop:
     """A closed loop: each connection has one request under way until `units` of work are done.
@@ -42,7 +40,7 @@ class Loop:
         self._ack = ack
         self._chain = chain
         self._headers = headers
-        self._connections: list[AnyConnection] = []
+        self._connections: list[LoadConnection] = []
         self._left = 0
         self._busy = 0
         self._done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -74,7 +72,7 @@ class Loop:
         for connection in self._connections:
             connection.close()
 
-    def _answered(self, connection: AnyConnection, status: bytes, answer: bytes) -> None:
+    def _answered(self, connection: LoadConnection, status: bytes, answer: bytes) -> None:
         self.answers[status.decode()] += 1
         if status == self._status:
             if self._ack:
@@ -99,7 +97,7 @@ class Loop:
         if not self._busy and not self._done.done():
             self._done.set_result(None)
 
-    def _go_on(self, connection: AnyConnection, answer: bytes) -> None:
+    def _go_on(self, connection: LoadConnection, answer: bytes) -> None:
         lease = _lease(answer)
         if self._left:
             self._left -= 1
@@ -107,7 +105,7 @@ class Loop:
         else:
             connection.write(http_request("POST", f"/leases/{lease}/ack", self._host, headers=self._headers))
 
-    def _lost(self, connection: AnyConnection) -> None:
+    def _lost(self, connection: LoadConnection) -> None:
         self._fail("the server closed a connection")
 
     def _fail(self, why: str) -> None:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Any
 
-from bench.wire import LoadError, split_address
+from bench.wire import LoadConnection, LoadError, split_address
 
 STORED = b"STORED\r\n"
 PIPELINED = 500
@@ -17,32 +15,13 @@ def set_command(queue: str, item: bytes) -> bytes:
     return b"set %b 0 0 %d\r\n%b\r\n" % (queue.encode(), len(item), item)
 
 
-class StoreConnection(asyncio.Protocol):
+class StoreConnection(LoadConnection):
     """One connection. answered(connection, status, answer): called for each line of reply; status is its first word."""
-
-    def __init__(self, answered: Callable[[Any, bytes, bytes], None], lost: Callable[[Any], None]) -> None:
-        self._answered = answered
-        self._lost = lost
-        self._rest = b""
-        self._closing = False
-
-    def connection_made(self, transport: Any) -> None:
-        self._transport = transport
-        self.write = transport.write
 
     def data_received(self, data: bytes) -> None:
         *lines, self._rest = (self._rest + data).split(b"\r\n")
         for line in lines:
             self._answered(self, line.partition(b" ")[0], line)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if not self._closing:
-            self._lost(self)
-
-    def close(self) -> None:
-        """Closes without telling `lost`."""
-        self._closing = True
-        self._transport.close()
 
 
 class Fill:
