@@ -16,6 +16,7 @@ from gateway.api.exchange import problem_answer, respond
 from gateway.api.metrics.meter import Traffic
 from gateway.common import logs
 from gateway.errors import GatewayError, Internal
+from gateway.leases.open_leases import short_id
 from gateway.nonce import new_request_id
 from gateway.request import ClientDisconnected, HttpRequest
 
@@ -169,5 +170,5 @@ def _log_request(level: int, context: RequestContext, code: str, seconds: float)
 
 
 def _shortened(lease_id: re.Match[str]) -> str:
-    """8 characters of a lease id, enough to tell leases apart: a whole id can settle the job."""
-    return f"..{lease_id[0][16:24]}.."
+    """A part of a lease id, enough to tell leases apart: a whole id can settle the job."""
+    return f"..{short_id(lease_id[0])}.."

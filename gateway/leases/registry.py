@@ -14,9 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from gateway.common.shares import WHOLE
-from gateway.errors import (
-    LeaseForgotten,
-)
+from gateway.errors import LeaseForgotten
 from gateway.leases.ahead import AckAhead
 from gateway.leases.batch import ended_error, first_jobs, plan
 from gateway.leases.batches import Batches, check_length

@@ -128,13 +128,13 @@ class Meter:
             yield ("lease_hold_seconds", (outcome,), tuple(each.counts), each.sum_s)
 
     def _leases(self) -> list[Sample]:
-        books = self._registry.leases.statistics()
+        leases = self._registry.leases.statistics()
         return [
-            ("leases_delivered_total", (), books.delivered),
-            *(("leases_settled_total", (outcome,), count) for outcome, count in books.ended.items()),
-            ("leases_open", (), books.open),
-            ("leases_delayed", (), books.delayed),
-            ("leases_remembered", (), books.remembered),
+            ("leases_delivered_total", (), leases.delivered),
+            *(("leases_settled_total", (outcome,), count) for outcome, count in leases.ended.items()),
+            ("leases_open", (), leases.open),
+            ("leases_delayed", (), leases.delayed),
+            ("leases_remembered", (), leases.remembered),
         ]
 
     def _forwards(self) -> list[Sample]:
