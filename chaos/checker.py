@@ -25,7 +25,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 
-from chaos.history import STROKE_S, Faults, JobHistory, LeaseHistory, PausedTimes, Unseen, jobs_of, told
+from chaos.history import EFFECT_S, Faults, JobHistory, LeaseHistory, PausedTimes, Unseen, jobs_of, told
 from chaos.ledger import NO_ANSWER, NOT_SENT, Event, Fault, Odd, PollEvent
 
 RESTART_S = 8.0
@@ -179,7 +179,7 @@ def _interruptions(faults: Faults, begun: float, due: float) -> list[Fault]:
 
     A fault makes the moves after it late, until the process is back. It may be killed again meanwhile.
     """
-    late_s = RESTART_S if faults.between(begun, due + STROKE_S, "") else STROKE_S
+    late_s = RESTART_S if faults.between(begun, due + EFFECT_S, "") else EFFECT_S
     return faults.all_between(begun, due + late_s, "")
 
 

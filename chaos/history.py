@@ -27,7 +27,7 @@ PARKED_S = 10.0
 """A poll may have stood so long before a job came: its own time, and that of a freeze."""
 PAUSE_S = 2.0
 """From so long after the answer on, nothing of a paused queue is delivered."""
-STROKE_S = 1.0
+EFFECT_S = 1.0
 """A fault may show so long after it: what was on its way arrives, the dead are noticed."""
 
 
@@ -113,7 +113,7 @@ class Faults:
     """The faults of a run; those that missed were none."""
 
     def __init__(self, faults: Iterable[Fault]) -> None:
-        self._strokes = [fault for fault in faults if fault.action != "missed"]
+        self._faults = [fault for fault in faults if fault.action != "missed"]
 
     def between(self, start: float, end: float, who: str) -> Fault | None:
         """A fault that fell, or lasted, in that time, to a server, to anything of a gateway, or to that client."""
@@ -123,20 +123,20 @@ class Faults:
         """Every such fault."""
         return [
             fault
-            for fault in self._strokes
+            for fault in self._faults
             if (not fault.target.startswith(("producer", "consumer")) or fault.target == who)
             and fault.t <= end
-            and fault.end + STROKE_S >= start
+            and fault.end + EFFECT_S >= start
         ]
 
     def thawed_late(self, lease: DeliveryEvent) -> bool:
         """Whether its worker was frozen with the job in hand while a server was killed, which put the job back."""
-        for freeze in self._strokes:
+        for freeze in self._faults:
             place = freeze.target.partition("-")[2].partition(".")[0]
             frozen = freeze.action == "freeze" and freeze.target.startswith(("worker", "replica"))
-            if frozen and place == str(lease.replica) and abs(freeze.end - lease.opened) < STROKE_S:
-                for kill in self._strokes:
-                    if kill.target.startswith(("server", "broker")) and freeze.t - STROKE_S < kill.t < freeze.end:
+            if frozen and place == str(lease.replica) and abs(freeze.end - lease.opened) < EFFECT_S:
+                for kill in self._faults:
+                    if kill.target.startswith(("server", "broker")) and freeze.t - EFFECT_S < kill.t < freeze.end:
                         return True
         return False
 

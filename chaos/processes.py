@@ -43,7 +43,7 @@ class ProcessError(Exception):
     """A process did not come up, or did not end."""
 
 
-class Actor:
+class RestartedProcess:
     """One process, started again after each death on the same command. Leader of a session of its own."""
 
     def __init__(self, name: str, arguments: Sequence[str], log: Path, broker_fault: str = "") -> None:
@@ -140,7 +140,7 @@ class Actor:
 
 
 class Processes:
-    """All actors of a run. Use as a context manager; leaving it ends whatever lives."""
+    """All processes of a run. Use as a context manager; leaving it ends all that run."""
 
     def __init__(
         self,
@@ -160,13 +160,13 @@ class Processes:
         self.ports = [free_port() for _ in range(replicas)]
         self.servers = [self._server(number) for number in range(servers)]
         self.replicas = [self._replica(number, workers, flags) for number in range(replicas)]
-        self.clients: dict[str, Actor] = {}
+        self.clients: dict[str, RestartedProcess] = {}
         self._frozen: dict[str, list[int]] = {}
 
     def __enter__(self) -> Self:
         try:
-            for actor in [*self.servers, *self.replicas]:
-                actor.start()
+            for process in [*self.servers, *self.replicas]:
+                process.start()
             self.until_ready()
         except BaseException:
             self.end()
@@ -178,30 +178,30 @@ class Processes:
 
     def end(self) -> None:
         """Nothing of the run lives any more."""
-        for actor in [*self.clients.values(), *self.replicas, *self.servers]:
-            actor.kill()
+        for process in [*self.clients.values(), *self.replicas, *self.servers]:
+            process.kill()
 
     def until_ready(self, seconds: float = READY_S) -> None:
         """Every server listens and every replica says that it is ready. Raises ProcessError."""
         deadline_s = time.monotonic() + seconds
-        for actor, port in [
+        for process, port in [
             *zip(self.servers, self.server_ports, strict=False),
             *zip(self.replicas, self.ports, strict=True),
         ]:
-            while not (_listens(port) if actor in self.servers else _ready(port)):
-                if time.monotonic() > deadline_s or not actor.running:
-                    raise ProcessError(f"{actor.name} is not ready:\n{self.log(actor.name)}")
+            while not (_listens(port) if process in self.servers else _ready(port)):
+                if time.monotonic() > deadline_s or not process.running:
+                    raise ProcessError(f"{process.name} is not ready:\n{self.log(process.name)}")
                 time.sleep(0.02)
 
     def log(self, name: str) -> str:
-        """The end of an actor's output."""
+        """The end of a process's output."""
         return (self.directory / f"{name}.log").read_text(errors="replace")[-3000:]
 
-    def client(self, name: str, arguments: Sequence[str]) -> Actor:
+    def client(self, name: str, arguments: Sequence[str]) -> RestartedProcess:
         """A client, started."""
-        actor = self.clients[name] = Actor(name, arguments, self.directory / f"{name}.log")
-        actor.start()
-        return actor
+        process = self.clients[name] = RestartedProcess(name, arguments, self.directory / f"{name}.log")
+        process.start()
+        return process
 
     def begin(self, fault: PlannedFault) -> bool:
         """Kills or freezes; False when there was nothing to hit."""
@@ -215,11 +215,11 @@ class Processes:
             return _limit_files(pids[0], full=True)
         if fault.target.startswith(("worker", "broker")):
             return _signal(pids[0], signal.SIGKILL)
-        actor = self.actor(fault.target)
+        process = self.process(fault.target)
         if fault.action == "kill-parent":
-            actor.kill_parent()
+            process.kill_parent()
         else:
-            actor.kill()
+            process.kill()
         return True
 
     def finish(self, fault: PlannedFault) -> None:
@@ -230,7 +230,7 @@ class Processes:
         for pid in self._frozen.pop(fault.target, []):
             _signal(pid, signal.SIGCONT)
 
-    def actor(self, target: str) -> Actor:
+    def process(self, target: str) -> RestartedProcess:
         """The process of a target; of a worker its replica's."""
         kind, _, place = target.partition("-")
         if kind == "server":
@@ -240,31 +240,31 @@ class Processes:
         return self.clients[target]
 
     def _pids(self, target: str) -> list[int]:
-        actor = self.actor(target)
-        if not actor.running:
+        process = self.process(target)
+        if not process.running:
             return []
         if target.startswith("worker"):
             place = int(target.rpartition(".")[2])
-            return actor.workers()[place : place + 1]
+            return process.workers()[place : place + 1]
         if target.startswith("broker"):
-            return actor.brokers()
-        return actor.family() if target.startswith("replica") else [actor.pid]
+            return process.brokers()
+        return process.family() if target.startswith("replica") else [process.pid]
 
     def serve_data(self) -> None:
         """Starts brokers on the data of replicas that have ended, at the addresses of their embedded brokers."""
         if not self.servers:
             self.servers = [self._server(number, f"replica-{number}") for number in range(len(self.replicas))]
-            for actor, port in zip(self.servers, self.server_ports, strict=True):
-                actor.start()
-                _until_listens(port, actor.name)
+            for process, port in zip(self.servers, self.server_ports, strict=True):
+                process.start()
+                _until_listens(port, process.name)
 
-    def _server(self, number: int, data: str = "") -> Actor:
+    def _server(self, number: int, data: str = "") -> RestartedProcess:
         name = f"server-{number}"
         address = f"{HOST}:{self.server_ports[number]}"
         arguments = ["gateway", "broker", "--listen", address, "--data", str(self.directory / (data or name))]
-        return Actor(name, [*arguments, "--log-level", "warning"], self.directory / f"{name}.log")
+        return RestartedProcess(name, [*arguments, "--log-level", "warning"], self.directory / f"{name}.log")
 
-    def _replica(self, number: int, workers: int, flags: Sequence[str]) -> Actor:
+    def _replica(self, number: int, workers: int, flags: Sequence[str]) -> RestartedProcess:
         name = f"replica-{number}"
         arguments = ["gateway", "serve", "--port", str(self.ports[number]), "--workers", str(workers)]
         arguments += ["--data", str(self.directory / name), "--log-level", "warning"]
@@ -273,7 +273,7 @@ class Processes:
         else:
             arguments += ["--broker-listen", f"{HOST}:{self.server_ports[number]}"]
         own = [flag.replace("{port}", str(self.ports[number])) for flag in flags]
-        return Actor(name, [*arguments, *own], self.directory / f"{name}.log", self._broker_fault)
+        return RestartedProcess(name, [*arguments, *own], self.directory / f"{name}.log", self._broker_fault)
 
 
 def left_behind(port: int, server: int) -> list[Left]:

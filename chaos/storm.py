@@ -58,7 +58,7 @@ def run(plan: StormPlan, say: Callable[[str], None]) -> RunVerdict:
     if layout.replicas > 1:
         flags += cluster_flags()
     faults = schedule.make(plan.seed, plan.seconds, plan.profile, layout)
-    counters = plan.directory / "ledger"
+    folder = plan.directory / "ledger"
     with Processes(
         plan.directory,
         servers=layout.servers,
@@ -68,12 +68,12 @@ def run(plan: StormPlan, say: Callable[[str], None]) -> RunVerdict:
         broker_fault=plan.broker_fault,
     ) as processes:
         subscribe(processes.ports[0])
-        storm = _Storm(plan, processes, EventFile(counters / "storm.jsonl"), offers(processes.ports[0]))
+        storm = _Storm(plan, processes, EventFile(folder / "storm.jsonl"), offers(processes.ports[0]))
         say(f"{len(faults)} faults in {plan.seconds:g} s, seed {plan.seed}")
         storm.inject(faults)
         say("calm")
         storm.calm()
-    return check(ledger.read(counters))
+    return check(ledger.read(folder))
 
 
 def subscribe(port: int) -> None:
@@ -119,7 +119,7 @@ def cluster_flags() -> tuple[str, ...]:
 class _Storm:
     def __init__(self, plan: StormPlan, processes: Processes, ledger: EventFile, offered: frozenset[str]) -> None:
         self._plan = plan
-        self._stage = processes
+        self._processes = processes
         self._ledger = ledger
         self._offered = offered
         self._lives: dict[str, int] = {}
@@ -142,7 +142,7 @@ class _Storm:
             self._sleep_until(self._began_s + at_s)
             if began_s < 0:
                 now = time.monotonic()
-                if self._stage.begin(fault):
+                if self._processes.begin(fault):
                     self._down.add(fault.target)
                     heapq.heappush(due, (at_s + fault.length_s, next(order), fault, now))
                 else:
@@ -155,24 +155,24 @@ class _Storm:
     def calm(self) -> None:
         """The consumers empty the queues; what they leave goes to the ledger, with the dead letters."""
         self._revive()
-        self._stage.until_ready()
+        self._processes.until_ready()
         deadline_s = time.monotonic() + self._plan.calm_s
         quiet = 0
         while quiet < 3 and time.monotonic() < deadline_s:
             try:
-                quiet = 0 if sum(map(waiting, self._stage.server_ports)) else quiet + 1
+                quiet = 0 if sum(map(waiting, self._processes.server_ports)) else quiet + 1
             except OSError:  # an embedded broker that was killed is not back yet
                 quiet = 0
             time.sleep(0.3)
-        for client in self._stage.clients.values():
+        for client in self._processes.clients.values():
             client.kill()
         self._check_counters()
-        for replica in self._stage.replicas:
+        for replica in self._processes.replicas:
             replica.terminate()
-        for replica in self._stage.replicas:
+        for replica in self._processes.replicas:
             replica.stop()
-        self._stage.serve_data()
-        for number, port in enumerate(self._stage.server_ports):
+        self._processes.serve_data()
+        for number, port in enumerate(self._processes.server_ports):
             for left in left_behind(port, number):
                 self._ledger.write(left)
                 if quiet == 3 and not left.queue.endswith("dead"):
@@ -181,7 +181,7 @@ class _Storm:
 
     def _check_counters(self) -> None:
         """Writes to the ledger what does not balance in the replicas' counters of leases."""
-        for number, port in enumerate(self._stage.ports):
+        for number, port in enumerate(self._processes.ports):
             http = HttpClient(port, 10.0)
             for what in imbalances(http.ask("GET", "/metrics").body.decode()):
                 self._ledger.write(Odd(t=time.monotonic(), who=f"replica-{number}", what=what))
@@ -192,14 +192,14 @@ class _Storm:
         return self._began_s + self._plan.seconds
 
     def _finish(self, fault: PlannedFault) -> None:
-        self._stage.finish(fault)
+        self._processes.finish(fault)
         self._down.discard(fault.target)
         if not fault.action.startswith("kill") or fault.target.startswith(("worker", "broker")):
             return
         if fault.target.startswith(("producer", "consumer")):
             self._start(fault.target)
         else:
-            self._stage.actor(fault.target).start()
+            self._processes.process(fault.target).start()
 
     def _start(self, name: str) -> None:
         life = self._lives[name] = self._lives.get(name, 0) + 1
@@ -210,9 +210,9 @@ class _Storm:
         if "batch" in self._offered and name in BATCHING:
             program = "chaos.batching"
         arguments = [program, kind, "--name", name, "--life", str(life)]
-        arguments += ["--seed", str(self._plan.seed), "--ports", ",".join(map(str, self._stage.ports))]
+        arguments += ["--seed", str(self._plan.seed), "--ports", ",".join(map(str, self._processes.ports))]
         arguments += ["--ledger", str(self._plan.directory / "ledger"), "--calm-at", repr(self._calm_at)]
-        self._stage.client(name, [*arguments, "--offers", ",".join(sorted(self._offered))])
+        self._processes.client(name, [*arguments, "--offers", ",".join(sorted(self._offered))])
 
     def _sleep_until(self, instant_s: float) -> None:
         """Sleeps, and in the meantime restarts processes that end by themselves, as a service manager would."""
@@ -221,9 +221,9 @@ class _Storm:
             self._revive()
 
     def _revive(self) -> None:
-        for actor in [*self._stage.servers, *self._stage.replicas]:
-            if not actor.running and actor.name not in self._down:
-                actor.kill()
-                actor.start()
+        for process in [*self._processes.servers, *self._processes.replicas]:
+            if not process.running and process.name not in self._down:
+                process.kill()
+                process.start()
                 now = time.monotonic()
-                self._ledger.write(Fault(t=now, end=now, target=actor.name, action="ended"))
+                self._ledger.write(Fault(t=now, end=now, target=process.name, action="ended"))

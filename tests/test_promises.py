@@ -20,7 +20,7 @@ ROUNDS = int(os.environ.get("KESTREL_GATEWAY_TEST_KILL_ROUNDS", "6"))
 JOBS = int(os.environ.get("KESTREL_GATEWAY_TEST_JOBS", "10000"))
 
 
-class Story:
+class RunHistory:
     """What was asked and answered: jobs known to be stored, acks that were sent, and those known to be done."""
 
     def __init__(self) -> None:
@@ -31,7 +31,7 @@ class Story:
         self.lock = threading.Lock()
 
 
-def produce(gateway: Running, story: Story, stop: threading.Event) -> None:
+def produce(gateway: Running, history: RunHistory, stop: threading.Event) -> None:
     with gateway.client() as http:
         while not stop.is_set():
             try:
@@ -39,11 +39,11 @@ def produce(gateway: Running, story: Story, stop: threading.Event) -> None:
             except httpx.TransportError:
                 return
             if answer.status_code == 201:
-                with story.lock:
-                    story.stored.add(answer.json()["id"])
+                with history.lock:
+                    history.stored.add(answer.json()["id"])
 
 
-def consume(gateway: Running, story: Story, stop: threading.Event) -> None:
+def consume(gateway: Running, history: RunHistory, stop: threading.Event) -> None:
     with gateway.client() as http:
         while not stop.is_set():
             try:
@@ -51,29 +51,29 @@ def consume(gateway: Running, story: Story, stop: threading.Event) -> None:
                 if answer.status_code != 200:
                     continue
                 job = answer.json()
-                with story.lock:
-                    if job["id"] in story.acked:
-                        story.returned.append(job["id"])
+                with history.lock:
+                    if job["id"] in history.acked:
+                        history.returned.append(job["id"])
                 if random.random() < 0.7:
-                    story.sent.add(job["id"])
+                    history.sent.add(job["id"])
                     if http.post(job["lease"]["url"] + "/ack").status_code == 204:
-                        with story.lock:
-                            story.acked.add(job["id"])
+                        with history.lock:
+                            history.acked.add(job["id"])
             except httpx.TransportError:
                 return
 
 
 @pytest.mark.parametrize("rounds", [2, pytest.param(ROUNDS, marks=pytest.mark.slow)])
 def test_kill_9_of_everything_loses_and_repeats_nothing(tmp_path, rounds):
-    """Gateway and broker are killed together at random moments; afterwards the books balance."""
+    """Gateway and broker are killed together at random moments; afterwards nothing is missing and nothing came back."""
     chance = random.Random(20261)
-    story = Story()
+    history = RunHistory()
     with running(tmp_path / "data") as gateway:
         for _ in range(rounds):
             stop = threading.Event()
             with ThreadPoolExecutor(5) as pool:
-                work = [pool.submit(produce, gateway, story, stop) for _ in range(2)]
-                work += [pool.submit(consume, gateway, story, stop) for _ in range(3)]
+                work = [pool.submit(produce, gateway, history, stop) for _ in range(2)]
+                work += [pool.submit(consume, gateway, history, stop) for _ in range(3)]
                 stop.wait(chance.uniform(0.05, 0.6))
                 gateway.kill()
                 stop.set()
@@ -85,11 +85,11 @@ def test_kill_9_of_everything_loses_and_repeats_nothing(tmp_path, rounds):
             while (answer := http.get("/queues/q/next?timeout=0.5")).status_code == 200:
                 left.add(answer.json()["id"])
                 assert http.post(answer.json()["lease"]["url"] + "/ack").status_code == 204
-    assert len(story.stored) > rounds
-    assert story.acked
-    assert not story.returned, "a job came back after its ack was answered"
-    assert not left & story.acked, "a job came back after its ack was answered"
-    assert not story.stored - story.sent - left, "a stored job is missing"
+    assert len(history.stored) > rounds
+    assert history.acked
+    assert not history.returned, "a job came back after its ack was answered"
+    assert not left & history.acked, "a job came back after its ack was answered"
+    assert not history.stored - history.sent - left, "a stored job is missing"
 
 
 def body(number: int) -> tuple[bytes, str | None]:

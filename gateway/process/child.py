@@ -32,7 +32,7 @@ FIRST_STARTS: Final = 5
 # After a child has lived this long, the next backoff is the first one again.
 SETTLED_S: Final = 10.0
 # The time between the end of a child's channel and the end of the process.
-LAST_BREATH_S: Final = 1.0
+EXIT_S: Final = 1.0
 
 
 class ChildState(enum.Enum):
@@ -186,7 +186,7 @@ class Child:
 def _reap(process: subprocess.Popen[bytes]) -> str:
     """Waits for the end of a process whose channel has closed; kills it after a while. Returns how it ended."""
     try:
-        status = process.wait(LAST_BREATH_S)
+        status = process.wait(EXIT_S)
     except subprocess.TimeoutExpired:
         process.kill()
         status = process.wait()

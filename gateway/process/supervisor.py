@@ -131,7 +131,7 @@ class Supervisor:
         self._caps = CapServer(data.run_dir)
         self._listener = listener
         self._address = address(listener, "https" if settings.ssl_certfile else "http")
-        self._lives: list[asyncio.Task[None]] = []
+        self._tasks: list[asyncio.Task[None]] = []
 
     async def run(self) -> int:
         """Runs from the first child to the last. Returns the exit code."""
@@ -144,7 +144,7 @@ class Supervisor:
         if started and not self._stop_asked.is_set():
             log.info("ready: %s", self._address)
             systemd.notify(os.environ, "READY=1")
-            await _first_of(self._stop_asked.wait(), *self._lives)
+            await _first_of(self._stop_asked.wait(), *self._tasks)
         systemd.notify(os.environ, "STOPPING=1")
         await self._stop()
         self._caps.close()
@@ -156,9 +156,9 @@ class Supervisor:
 
     async def _start(self, children: list[Child]) -> bool:
         """Starts them and waits until all are ready or a stop is requested. False if one could not start."""
-        lives = [asyncio.create_task(child.run(), name=child.name) for child in children]
-        self._lives += lives
-        await _first_of(self._stop_asked.wait(), _all_ready(children), *lives)
+        tasks = [asyncio.create_task(child.run(), name=child.name) for child in children]
+        self._tasks += tasks
+        await _first_of(self._stop_asked.wait(), _all_ready(children), *tasks)
         return self._stop_asked.is_set() or all(child.ready.is_set() for child in children)
 
     def _announce(self) -> None:
@@ -249,7 +249,7 @@ class Supervisor:
             self._broker.tell("drain")
         for worker in self._workers:
             worker.end("drain")
-        workers = [life for life in self._lives if life.get_name() != "broker"]
+        workers = [task for task in self._tasks if task.get_name() != "broker"]
         if workers:
             await _first_of(self._drained(), self._stop_now.wait(), within_s=self._settings.grace_s)
             for worker in self._workers:
@@ -268,11 +268,11 @@ class Supervisor:
     async def _end(self, broker: Child) -> None:
         """Returns when the broker is gone, in order or killed."""
         broker.end("stop")
-        lives = [life for life in self._lives if life.get_name() == "broker"]
-        await _first_of(broker.draining.wait(), *lives, within_s=BROKER_ANSWER_S)
+        tasks = [task for task in self._tasks if task.get_name() == "broker"]
+        await _first_of(broker.draining.wait(), *tasks, within_s=BROKER_ANSWER_S)
         if broker.draining.is_set():
-            await _first_of(self._stop_now.wait(), *lives, within_s=BROKER_END_S)
-        await _ended_or_killed(lives, [broker], END_S if self._stop_now.is_set() else 0)
+            await _first_of(self._stop_now.wait(), *tasks, within_s=BROKER_END_S)
+        await _ended_or_killed(tasks, [broker], END_S if self._stop_now.is_set() else 0)
 
     async def _ended(self, workers: list[asyncio.Task[None]]) -> None:
         """Returns when the workers are gone. Closes the listener once no worker accepts connections.
@@ -310,13 +310,13 @@ async def _first_of(*waits: Any, within_s: float | None = None) -> None:
             future.cancel()
 
 
-async def _ended_or_killed(lives: list[asyncio.Task[None]], children: list[Child], within_s: float) -> None:
+async def _ended_or_killed(tasks: list[asyncio.Task[None]], children: list[Child], within_s: float) -> None:
     """Waits until the children have ended; kills them after `within_s`."""
-    if lives:
-        await asyncio.wait(lives, timeout=within_s)
+    if tasks:
+        await asyncio.wait(tasks, timeout=within_s)
     for child in children:
         child.kill()
-    await asyncio.gather(*lives)
+    await asyncio.gather(*tasks)
 
 
 def _tenanted(settings: Settings) -> bool:

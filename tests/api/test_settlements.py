@@ -12,7 +12,7 @@ from tests.api.test_leases import take
 from tests.lab import plain
 from tests.lab.gateway import Running, running
 from tests.lab.http import HttpClient
-from tests.lab.ledger import check, last_words
+from tests.lab.ledger import check, final_counts
 from tests.lab.ports import free_port
 from tests.lab.waiting import until
 from tests.lab.workers import client_of_each
@@ -26,7 +26,7 @@ BRIEF = ("--grace", "0.3")
 def balanced(gateway: Running) -> dict[str, int]:
     """Stops the gateway and returns the ledger of its only worker, which must balance."""
     assert gateway.stop() == 0
-    (ledger,) = last_words(gateway.log.read_text())
+    (ledger,) = final_counts(gateway.log.read_text())
     assert ledger["open"] == 0
     return ledger
 
@@ -38,7 +38,7 @@ def broker_port():
 
 @pytest.fixture(scope="module")
 def settling(tmp_path_factory, broker_port):
-    """A gateway of its own, whose books are looked at in the end."""
+    """A gateway of its own, whose counts are looked at in the end."""
     flags = ("--broker-listen", f"127.0.0.1:{broker_port}", *BRIEF)
     with running(tmp_path_factory.mktemp("settling") / "data", *flags) as gateway:
         yield gateway
@@ -460,11 +460,11 @@ def test_any_worker_carries_out_any_settlement(tmp_path):
                 assert other.post(job["lease"]["url"] + "/ack").status_code == 204
             assert clients[0].post("/queues/q/redrive").json() == {"redriven": 3, "expired": 0, "left": 0}
         assert gateway.stop() == 0
-        assert len(last_words(gateway.log.read_text())) == 3
+        assert len(final_counts(gateway.log.read_text())) == 3
 
 
 def test_leases_that_stand_when_the_gateway_stops_are_counted(settling, http, queue):
-    """One held, one delayed: both jobs are back (the module's end looks at the books), one queue is deleted."""
+    """One held, one delayed: both jobs are back (the module's end looks at the counts), one queue is deleted."""
     enqueue(http, queue, 1, 2, 3)
     held, delayed, _ = (take(http, queue) for _ in range(3))
     assert http.post(delayed["lease"]["url"] + "/nack", json={"delay": 600}).status_code == 200

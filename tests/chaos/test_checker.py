@@ -261,9 +261,9 @@ def test_a_ledger_is_read_back_whole_but_for_half_a_line(tmp_path):
         *LEFT,
     ]
     for number, event in enumerate(reversed(events)):
-        book = EventFile(tmp_path / f"{number}.jsonl")
-        book.write(event)
-        book.close()
+        file = EventFile(tmp_path / f"{number}.jsonl")
+        file.write(event)
+        file.close()
     with (tmp_path / "0.jsonl").open("a") as file:
         file.write('{"kind": "Odd", "t": 7')
     assert read(tmp_path) == sorted(events, key=lambda event: event.t)

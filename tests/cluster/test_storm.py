@@ -18,7 +18,7 @@ JOBS = int(os.environ.get("KESTREL_GATEWAY_TEST_CLUSTER_JOBS", "4000"))
 PRODUCERS, CONSUMERS = 4, 6
 FLAGS = ("--kestrel-command-timeout", "1", "--kestrel-connect-timeout", "0.5", "--log-level", "warning")
 DETECTION_S = 2.0
-"""From the blow on: a command that was sent just then has its second, and a connection its half."""
+"""From the fault on: a command that was sent just then has its second, and a connection its half."""
 
 
 class Ledger:
@@ -111,7 +111,7 @@ def test_one_killed_one_frozen_one_added(tmp_path, jobs):
     Only the long form, which runs alone, compares times.
     """
     ledger = Ledger()
-    blows: dict[str, float] = {}
+    faults: dict[str, float] = {}
 
     async def main(gateway, many: list[BrokerProcess]) -> None:
         over = asyncio.Event()
@@ -122,13 +122,13 @@ def test_one_killed_one_frozen_one_added(tmp_path, jobs):
         killed, frozen, _ = many
         joined = asyncio.Event()
 
-        async def blow() -> None:
+        async def fault() -> None:
             kill, freeze, add = steps.values()
             await kill.wait()
-            blows["kill"] = time.monotonic()
+            faults["kill"] = time.monotonic()
             killed.kill()
             await freeze.wait()
-            blows["freeze"] = time.monotonic()
+            faults["freeze"] = time.monotonic()
             frozen.freeze()
             await add.wait()
             many.append(await asyncio.to_thread(BrokerProcess, tmp_path / "broker-added", "--fsync", "off"))
@@ -146,7 +146,7 @@ def test_one_killed_one_frozen_one_added(tmp_path, jobs):
                 stack.callback(each.close)
             consuming = [asyncio.create_task(consume(each, ledger, over)) for each in consumers]
             async with asyncio.timeout(60):
-                await asyncio.gather(blow(), *(produce(each, ledger, numbers, steps, joined) for each in producers))
+                await asyncio.gather(fault(), *(produce(each, ledger, numbers, steps, joined) for each in producers))
             assert many[3].ask("stats"), "the added one answers"
             await asyncio.to_thread(killed.start)
             frozen.thaw()
@@ -167,11 +167,11 @@ def test_one_killed_one_frozen_one_added(tmp_path, jobs):
     twice = len(ledger.acked) - len(set(ledger.acked))
     assert twice <= len(ledger.unknown), "only what had an unknown outcome may be there twice"
     assert len(queue["servers"]) == 4, "the added server took its part"
-    calm = [took for began, took in ledger.times if began < blows["kill"]]
+    calm = [took for began, took in ledger.times if began < faults["kill"]]
     after = [
         took
         for began, took in ledger.times
-        if began > blows["kill"] and not any(0 <= began - at + took <= DETECTION_S for at in blows.values())
+        if began > faults["kill"] and not any(0 <= began - at + took <= DETECTION_S for at in faults.values())
     ]
     print(
         f"p99 enqueue: calm {p99(calm) * 1000:.1f} ms, outside the detection {p99(after or calm) * 1000:.1f} ms; "

@@ -69,7 +69,7 @@ def assert_balanced(text: str) -> None:
         assert delivered == ended + still_open, f"worker {worker}: {delivered:g} = {ended:g} + {still_open:g}\n{text}"
 
 
-def last_words(log: str) -> list[dict[str, int]]:
+def final_counts(log: str) -> list[dict[str, int]]:
     """What each worker that ended in order had counted; each of them balances."""
     found = []
     for line in _LINE.finditer(log):
@@ -91,7 +91,7 @@ def check(gateway: Running, operator: Mapping[str, str] | None = None) -> None:
             text = answer.read().decode()
         assert answer.status == 200, text
         assert_balanced(text)
-    last_words(gateway.log.read_text())
+    final_counts(gateway.log.read_text())
 
 
 def check_all() -> None:

@@ -1,4 +1,4 @@
-"""The use cases of taking and settling over a real broker, in this process, so that their books can be looked at."""
+"""The use cases of taking and settling over a real broker, in this process, so that their counts can be looked at."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ class Rig:
 async def rig(
     *addresses: str, policies: dict[str, Policy] | None = None, limits=None, worker_socket: str = "", **settings
 ) -> AsyncIterator[Rig]:
-    """A started rig; at its end the books balance, nothing is open and nothing is left of it.
+    """A started rig; at its end the counts balance, nothing is open and nothing is left of it.
 
     worker_socket: of the broker with the first address, for a multiplexed connection.
     """
@@ -149,8 +149,8 @@ async def rig(
                 made.registry.close()
                 made.delayed.close()
                 await moving
-        books = made.registry.leases.statistics()
-        assert (balanced(books), books.open, books.delayed) == (True, 0, 0), str(books)
+        counts = made.registry.leases.statistics()
+        assert (balanced(counts), counts.open, counts.delayed) == (True, 0, 0), str(counts)
         # A connection without an owner would still be pinned.
         await until(lambda: kestrel.statistics().pinned == 0)
     finally:

@@ -103,7 +103,7 @@ def opened(leases: Registry, item: Any, length_s: float = 100, mover: ScriptedMo
 
 
 def within(work):
-    """Runs `work(tasks)` in a loop with a task group of its own; its registries' books balance then."""
+    """Runs `work(tasks)` in a loop with a task group of its own; its registries' counts balance then."""
     _made.clear()
 
     async def go():

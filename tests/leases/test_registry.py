@@ -1,4 +1,4 @@
-"""The registry of leases against a plain model: whatever is done in whatever order, the books balance."""
+"""The registry of leases against a plain model: whatever is done in whatever order, the counts balance."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -17,7 +17,7 @@ from tests.lab.examples import examples
 from tests.leases.support import LIMIT, Item, balanced, opened, registry, within
 
 
-class Books(RuleBasedStateMachine):
+class LeaseCounts(RuleBasedStateMachine):
     """Takes, settles, loses, expires and repeats in any order; the model is each lease's first answer."""
 
     leases = Bundle("leases")
@@ -132,18 +132,18 @@ class Books(RuleBasedStateMachine):
 
     @invariant()
     def books_balance(self):
-        books = self.registry.leases.statistics()
+        counts = self.registry.leases.statistics()
         states = list(self.model.values())
-        assert books.delivered == len(states)
-        assert books.delayed == states.count(State.DELAYED)
-        assert books.open == states.count(State.HELD) + books.delayed
-        assert balanced(books)
+        assert counts.delivered == len(states)
+        assert counts.delayed == states.count(State.DELAYED)
+        assert counts.open == states.count(State.HELD) + counts.delayed
+        assert balanced(counts)
         for lease, state in self.model.items():
             assert self.registry.leases.find(lease).state is state
 
 
-Books.TestCase.settings = settings(max_examples=examples(60), stateful_step_count=30)
-TestBooks = Books.TestCase
+LeaseCounts.TestCase.settings = settings(max_examples=examples(60), stateful_step_count=30)
+TestLeaseCounts = LeaseCounts.TestCase
 
 
 def test_two_settlements_at_once_give_one_answer_each():

@@ -1,4 +1,4 @@
-"""Delays, deletions, caps and the end of all: what becomes of leases in the registry, with its books balanced."""
+"""Delays, deletions, caps and the end of all: what becomes of leases in the registry, with its counts balanced."""
 
 import asyncio
 import time
