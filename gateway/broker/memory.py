@@ -26,7 +26,6 @@ class BufferLimit:
     def __init__(self, limit_bytes: int) -> None:
         self.limit_bytes = limit_bytes
         self.used_bytes = 0
-        self.dropped = 0
         self._kept: OrderedDict[BufferOwner, int] = OrderedDict()  # in order of their last progress
 
     def __repr__(self) -> str:
@@ -40,5 +39,4 @@ class BufferLimit:
         while self.used_bytes > self.limit_bytes and self._kept:
             stalled, freed = self._kept.popitem(last=False)
             self.used_bytes -= freed
-            self.dropped += 1
             stalled.drop()

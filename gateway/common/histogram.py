@@ -21,8 +21,3 @@ class Histogram:
         """Counts one duration."""
         self.counts[bisect_left(self.bounds_s, seconds)] += 1
         self.sum_s += seconds
-
-    @property
-    def count(self) -> int:
-        """The number of observations."""
-        return sum(self.counts)

@@ -30,13 +30,12 @@ class ServedConnection(Protocol):
 
 
 class Idle:
-    """The idle connections of one server, oldest first. buffers: memory of requests. closed: how many by rule 1."""
+    """The idle connections of one server, oldest first. buffers: memory of requests."""
 
     def __init__(self, buffers: Shares) -> None:
         self._buffers = buffers
         self._connections: dict[ServedConnection, None] = {}
         self._heads: dict[ServedConnection, None] = {}
-        self.closed = 0
 
     def add(self, connection: ServedConnection) -> None:
         """The connection has no request in progress."""
@@ -52,7 +51,6 @@ class Idle:
         if oldest is None:
             return False
         self.remove(oldest)
-        self.closed += 1
         oldest.transport.abort()
         return True
 

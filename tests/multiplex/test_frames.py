@@ -25,6 +25,7 @@ from gateway.common.multiplex.frames import (
 from gateway.common.multiplex.messages import Code, Greeting, Opening
 from gateway.common.multiplex.outgoing import SOME_BYTES, Outgoing
 from tests.lab.examples import examples
+from tests.multiplex.client import fed
 
 MIB = 1 << 20
 
@@ -69,12 +70,12 @@ def test_frames_come_whole_byte_by_byte_and_with_more_behind():
         Frame(FrameKind.PUT, DETACHED, 2**64 - 1, messages.pack_detached_put(b"q", 7, len(item)), item),
         Frame(FrameKind.ITEM, LAST, 3, b"x"),
     ]
-    assert decoder().feed(stream) == expected
+    assert fed(decoder(), stream) == expected
     one_by_one = decoder()
-    assert [found for byte in stream for found in one_by_one.feed(bytes((byte,)))] == expected
+    assert [found for byte in stream for found in fed(one_by_one, bytes((byte,)))] == expected
     partial = decoder()
-    assert partial.feed(stream + frame(FrameKind.CANCEL, 9)[:-1]) == expected
-    assert partial.feed(frame(FrameKind.CANCEL, 9)[-1:]) == [Frame(FrameKind.CANCEL, 0, 9, b"")]
+    assert fed(partial, stream + frame(FrameKind.CANCEL, 9)[:-1]) == expected
+    assert fed(partial, frame(FrameKind.CANCEL, 9)[-1:]) == [Frame(FrameKind.CANCEL, 0, 9, b"")]
 
 
 @settings(max_examples=examples(60), deadline=None)
@@ -106,7 +107,7 @@ def test_any_messages_arrive_however_they_are_cut(wanted, cuts):
     found, reader, at = [], decoder(), 0
     while at < len(stream):
         size = max(cuts[at % len(cuts)], len(stream) // 2000)
-        found += reader.feed(stream[at : at + size])
+        found += fed(reader, stream[at : at + size])
         at += size
     assert sorted((each.id, each.kind, len(each.item or each.payload)) for each in found) == [
         (number, kind, size) for number, (kind, size, _) in enumerate(wanted, 1)
@@ -122,7 +123,7 @@ def test_no_bytes_break_the_decoder(pieces, size):
     reader = decoder(largest_bytes=100, incomplete_bytes=100)
     try:
         for piece in [HEAD.pack(size % 50, (3, 16, 17, 18, 33)[size % 5], size % 3, size), *pieces]:
-            for each in reader.feed(piece):
+            for each in fed(reader, piece):
                 assert isinstance(each, Frame)
     except BrokenFrameError:
         pass
@@ -157,7 +158,7 @@ def test_no_bytes_break_the_decoder(pieces, size):
 def test_a_broken_frame_says_what_is_wrong(stream, why):
     """Sizes, kinds, flags, and items without data or with too much."""
     with pytest.raises(BrokenFrameError, match=why):
-        decoder(largest_bytes=100, incomplete_bytes=100).feed(stream)
+        fed(decoder(largest_bytes=100, incomplete_bytes=100), stream)
 
 
 def test_one_item_may_be_larger_than_the_limit_of_incomplete_ones():
@@ -166,7 +167,7 @@ def test_one_item_may_be_larger_than_the_limit_of_incomplete_ones():
     out.allow(1 << 40, 0, 1)
     out.carry_item(1, FrameKind.ITEM, 1, b"", b"x" * MIB)
     out.carry_item(2, FrameKind.ITEM, 2, b"", b"y" * MIB)
-    found = decoder(MIB, 1).feed(b"".join(sent(out)))
+    found = fed(decoder(MIB, 1), b"".join(sent(out)))
     assert [(each.id, each.item) for each in found] == [(1, b"x" * MIB), (2, b"y" * MIB)]
 
 

@@ -27,7 +27,7 @@ from tests.kestrel.conftest import renew
 from tests.kestrel.support import client, until
 from tests.lab.examples import examples
 from tests.lab.waiting import undisturbed
-from tests.multiplex.client import Rig
+from tests.multiplex.client import Rig, fed
 
 MIB = 1 << 20
 
@@ -336,7 +336,7 @@ class Recorded:
 
 def kinds(data: bytes) -> list[int]:
     """The kinds of the frames in these bytes."""
-    return [found.kind for found in FrameDecoder(MIB, MIB).feed(data)]
+    return [found.kind for found in fed(FrameDecoder(MIB, MIB), data)]
 
 
 async def channel_of(backend) -> BrokerChannel:

@@ -68,7 +68,6 @@ class Backlog:
         # both
         self.items = found.items if found else 0
         self.bytes = found.bytes if found else 0
-        self.damaged = 0  # items that are damaged or missing, and not delivered
         self.age_reference_ms = 0  # when the last item that was read was added; 0 before the first
 
     def new_item(self, data: bytes, added_ms: int, expires_ms: int, reference: Reference | None = None) -> StoredItem:
@@ -158,7 +157,6 @@ class Backlog:
         self.cursor = window.upto
         self._report(window)
         rows = sum(damage.first == damage.last for damage in window.damaged)
-        self.damaged += rows
         expected, found = self.items - rows, len(self.ready)
         self.items = max(expected, found)
         if self.behind:
@@ -170,7 +168,6 @@ class Backlog:
                 self._name,
                 counted(expected - found, "job that it should hold is", "jobs that it should hold are"),
             )
-            self.damaged += expected - found
         self.items, self.bytes = found, self.ready_bytes
         return right
 

@@ -108,20 +108,6 @@ class FrameDecoder:
         """`count` bytes were written to `free`."""
         self._end += count
 
-    def feed(self, data: bytes) -> list[Frame]:
-        """Every frame that is complete with these bytes. Raises BrokenFrameError."""
-        frames = []
-        while data:
-            room = self.free
-            some = data[: len(room)]
-            room[: len(some)] = some
-            room.release()
-            self.received(len(some))
-            data = data[len(some) :]
-            while (found := self.next()) is not None:
-                frames.append(found)
-        return frames
-
     def next(self) -> Frame | None:
         """The next message, or None until more is received. Raises BrokenFrameError."""
         view = self._view
