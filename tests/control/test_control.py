@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
+from gateway.delivery.backend import BackendMember
 from gateway.delivery.control.control import LOOK_S, Control
 from gateway.delivery.control.entries import ControlMap, EntryKind
-from gateway.delivery.control.queue import ControlMember, ControlQueue
+from gateway.delivery.control.queue import ControlQueue
 from gateway.delivery.control.state import ControlEntry, ControlItem, ControlState
 from gateway.errors import BackendUnavailable, OutcomeUnknown
 from gateway.kestrel.client import Kestrel
@@ -146,7 +147,7 @@ async def test_two_writers_at_once_leave_one_item_with_the_entries_of_both(own_b
 class Gated:
     """A member. Its first take that finds nothing more sets `reached`, and then waits for `go_on`."""
 
-    def __init__(self, member: ControlMember, reached: asyncio.Event, go_on: asyncio.Event) -> None:
+    def __init__(self, member: BackendMember, reached: asyncio.Event, go_on: asyncio.Event) -> None:
         self._member = member
         self._reached = reached
         self._go_on = go_on

@@ -20,7 +20,7 @@ from typing import Any, Final, TypeVar, cast
 from gateway.coverage import Coverage
 from gateway.delivery.backend import BackendMember
 from gateway.delivery.control.entries import ControlMap, EntryKind
-from gateway.delivery.control.queue import ControlQueue
+from gateway.delivery.control.queue import ControlQueue, now_ms
 from gateway.delivery.control.state import ControlItem, ControlState, EntryKey
 from gateway.errors import BackendUnavailable, GatewayError, OutcomeUnknown
 
@@ -163,7 +163,7 @@ class Control:
     async def write(self, at: EntryKey, value: Any) -> Coverage:
         """Writes an entry; see ControlMap. It replaces also an entry that was written elsewhere just now."""
         await self.refresh()
-        wanted = ControlState([(at, self._state.next_entry(at, value, _now_ms()))])
+        wanted = ControlState([(at, self._state.next_entry(at, value, now_ms()))])
         members = self._members()
         outcomes = await asyncio.gather(
             *(self._store(each, wanted) for each in members if each.writes), return_exceptions=True
@@ -245,14 +245,10 @@ class Control:
         self._read_at_s = max(self._read_at_s, began_s)
 
     def _merge(self, state: ControlState) -> None:
-        state.prune(_now_ms())
+        state.prune(now_ms())
         changed: dict[str, list[str]] = {}
         for kind, name in self._state.merge(state):
             changed.setdefault(kind, []).append(name)
         for kind, names in changed.items():
             if kind in self._maps:
                 self._maps[kind].take_over(names, self._state)
-
-
-def _now_ms() -> int:
-    return int(time.time() * 1000)

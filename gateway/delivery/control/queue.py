@@ -84,7 +84,7 @@ class ControlQueue:
                     return found
                 seen = any(item.id == best.id for item, _ in held)
                 if not best.state.covers(found):
-                    found.prune(_now_ms())
+                    found.prune(now_ms())
                     best = own = _new(found.copy())
                     seen = False
                     await self._member.put(self._key, best.pack())
@@ -112,7 +112,8 @@ def _new(state: ControlState) -> ControlItem:
     return ControlItem(secrets.token_hex(8), state)
 
 
-def _now_ms() -> int:
+def now_ms() -> int:
+    """The wall time."""
     return int(time.time() * 1000)
 
 
