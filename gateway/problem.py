@@ -14,6 +14,8 @@ from gateway.errors import GatewayError
 
 CONTENT_TYPE: Final = "application/problem+json"
 TYPE_PREFIX: Final = "urn:kestrel-gateway:problem:"
+NOSNIFF: Final[tuple[bytes, bytes]] = (b"x-content-type-options", b"nosniff")
+"""Every answer has this header."""
 
 
 def problem_bytes(error: GatewayError, request_id: str, *, operator: bool = False) -> bytes:
@@ -46,3 +48,8 @@ def problem_headers(error: GatewayError) -> list[tuple[bytes, bytes]]:
     if error.challenge:
         headers.append((b"www-authenticate", error.challenge.encode()))
     return headers
+
+
+def refusal_headers(error: GatewayError, request_id: str) -> list[tuple[bytes, bytes]]:
+    """`problem_headers`, and those that every answer has: for an answer that does not pass the HTTP edge."""
+    return [NOSNIFF, *problem_headers(error), (b"request-id", request_id.encode())]

@@ -28,14 +28,13 @@ from gateway.coverage import Covered
 from gateway.delivery.queues.catalog import Catalog, Queue
 from gateway.errors import BadFraming, BodyTooLarge, GatewayError, MethodNotAllowed, Unauthenticated
 from gateway.fairness.turns import SLICE_BYTES
-from gateway.problem import problem_bytes, problem_headers
+from gateway.problem import NOSNIFF, problem_bytes, problem_headers
 from gateway.request import Headers, HttpRequest
 
 T = TypeVar("T")
 
 JSON: tuple[bytes, bytes] = (b"content-type", b"application/json")
 NO_STORE: tuple[bytes, bytes] = (b"cache-control", b"no-store")
-NOSNIFF: tuple[bytes, bytes] = (b"x-content-type-options", b"nosniff")
 WORK_BYTES = 256 << 10
 """This many bytes of a body or an answer count as one more request: some milliseconds, whatever the content."""
 MAX_CONTROL_BYTES = 65536

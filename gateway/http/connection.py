@@ -38,7 +38,7 @@ from gateway.http.request_head import RequestHead
 from gateway.http.request_parser import RequestParser
 from gateway.http.state import ServerState
 from gateway.nonce import new_request_id
-from gateway.problem import problem_bytes, problem_headers
+from gateway.problem import problem_bytes, refusal_headers
 
 log = logging.getLogger(__name__)
 
@@ -363,9 +363,9 @@ class GatewayProtocol(asyncio.Protocol):
             self.transport.close()
             return
         body = problem_bytes(error, request_id)
-        lines = [b"%b: %b\r\n" % header for header in problem_headers(error)]
+        lines = [b"%b: %b\r\n" % header for header in refusal_headers(error, request_id)]
         head = [STATUS_LINES[error.status], self.server_state.date_line, *lines, b"content-length: %d\r\n" % len(body)]
-        head.append(b"request-id: %b\r\nconnection: close\r\n\r\n" % request_id.encode())
+        head.append(b"connection: close\r\n\r\n")
         self.transport.write(b"".join([*head, body]))
         self._linger()
 

@@ -29,7 +29,7 @@ from gateway.http.flow import Flow
 from gateway.http.request_head import RequestHead
 from gateway.http.state import ServerState
 from gateway.nonce import new_request_id
-from gateway.problem import problem_bytes, problem_headers
+from gateway.problem import problem_bytes, refusal_headers
 from gateway.request import BODILESS, ClientDisconnected, Headers
 
 log = logging.getLogger(__name__)
@@ -400,7 +400,7 @@ class Cycle:
         body = problem_bytes(error, request_id)
         self._head = None
         self.keep_alive = False
-        self.start(error.status, [*problem_headers(error), (b"request-id", request_id.encode())], len(body))
+        self.start(error.status, refusal_headers(error, request_id), len(body))
         self.add(body, last=True)
 
     def _wake(self) -> None:

@@ -112,6 +112,7 @@ def problem(answer: bytes) -> dict[str, Any]:
     status, headers = parse_head(head.decode("latin-1"))
     document: dict[str, Any] = json.loads(body)
     assert headers["content-type"] == "application/problem+json"
+    assert headers["x-content-type-options"] == "nosniff"
     assert headers["connection"] == "close"
     assert int(headers["content-length"]) == len(body)
     assert list(document) == ["type", "title", "status", "detail", "code", "request_id", "retryable"]
