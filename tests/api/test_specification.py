@@ -15,8 +15,8 @@ from tests.contract_file.rules import resolve
 from tests.lab.yaml_text import parse_yaml
 
 METHODS = ("get", "post", "put", "delete", "options")
-EVERYWHERE = {400, 431}
-"""The server itself answers these to requests it cannot read."""
+EVERYWHERE = {400, 431, 503}
+"""The server itself answers these to requests that it cannot read, and above its limit of connections."""
 
 
 @pytest.fixture(scope="module")
@@ -69,14 +69,34 @@ def test_an_unknown_outcome_does_not_say_that_nothing_was_done(root):
 
 
 def test_every_operation_documents_what_can_go_wrong(document):
-    """Every operation lists the server's own errors, and 5xx where it talks to Kestrel."""
+    """Every operation lists the server's own errors, those of a key, those of a body, and 500 where it does work."""
     for path, _, operation in operations(document):
         statuses = {int(status) for status in operation["responses"]}
         assert statuses >= EVERYWHERE, path
-        if path.startswith("/queues"):
-            assert statuses >= {403, 500, 503}, path
+        if operation["security"] or path.startswith("/queues"):
+            assert statuses >= {403, 500}, path
+        if operation["security"]:
+            assert statuses >= {401, 429}, path
+        if "requestBody" in operation:
+            assert statuses >= {408, 413}, path
         assert operation["operationId"]
         assert operation["summary"]
+
+
+def test_the_code_for_an_unknown_subscription_is_documented(gateway, document):
+    """The description of each 404 of an operation that takes jobs names the code for a subscription that is unknown."""
+    with gateway.client() as http:
+        for path in ("/queues/{queue}/next", "/queues/{queue}/leases", "/queues/{queue}/stream", "/next", "/stream"):
+            for method in document["paths"][path].keys() & {"get", "post"}:
+                if (path, method) == ("/queues/{queue}/leases", "get"):  # it lists leases, and has no 404
+                    continue
+                target = path.replace("{queue}", "nosuch+child")
+                query = {} if target != path or method == "post" else {"queue": "nosuch+child"}
+                body = {"queues": ["nosuch+child"]} if (path, method) == ("/next", "post") else None
+                answer = http.request(method, target, params=query, json=body)
+                described = resolve(document, document["paths"][path][method]["responses"]["404"])["description"]
+                assert answer.status_code == 404
+                assert f"`{answer.json()['code']}`" in described, (path, method)
 
 
 def test_every_example_fits_its_schema(document):
