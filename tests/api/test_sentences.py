@@ -160,6 +160,8 @@ def test_other_errors_are_sentences(http, queue):
     assert answer.json()["detail"] == "unknown query parameter 'timeout'; this path accepts none"
     answer = http.post(f"/queues/{queue}/events", content=b"{}", headers={"content-type": "application/json"})
     assert answer.json()["detail"].startswith("Content-Type: 'application/json' is not an event type; send ")
+    answer = http.post(f"/queues/{queue}/events", content=b"{}")
+    assert answer.json()["detail"].startswith("the Content-Type is missing; send application/cloudevents+json or ")
     answer = http.post(f"/queues/{queue}/jobs/batch", content=b"{}", headers={"content-type": "text/plain"})
     assert answer.json()["detail"] == (
         "Content-Type: 'text/plain' is not supported on this path; send application/json, or application/x-ndjson with "

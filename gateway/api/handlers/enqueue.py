@@ -63,8 +63,9 @@ class EnqueueJobs:
         """Like `one`, for events only. Raises UnsupportedType if neither type nor headers make it an event."""
         heading = read_heading(call.request.headers)
         if heading.mode in (Mode.PLAIN, Mode.LINES):
+            named = f"Content-Type: {heading.content_type!r:.80} is not an event type"
             raise UnsupportedType(
-                f"Content-Type: {heading.content_type!r:.80} is not an event type; send {STRUCTURED_TYPE} or "
+                f"{named if heading.content_type else 'the Content-Type is missing'}; send {STRUCTURED_TYPE} or "
                 f"{BATCH_TYPE}, or the event's attributes in ce- headers"
             )
         return await self._enqueue(call, heading)
