@@ -6,6 +6,7 @@ import json
 import sys
 import time
 import uuid
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -84,7 +85,7 @@ def put(
         raise click.UsageError(f"the job is given twice, as TEXT and as --file {file}; give only one of them")
     if not lines:
         options.refuse_unused("without --lines", "skip")
-    given = (("ttl", _typed(ttl)), ("delay", _typed(delay)), ("at", at))
+    given = (("ttl", _in_query(ttl)), ("delay", _in_query(delay)), ("at", at))
     chosen = {name: value for name, value in given if value is not None}
     headers = {"Ordering-Key": ordering_key} if ordering_key else {}
     if lines:
@@ -240,6 +241,11 @@ def extend(lease: str, seconds: float, *, api: GatewayApi) -> None:
 def _typed(seconds: float | None) -> float | None:
     """Whole seconds as an int, so that a message of the gateway shows what was typed."""
     return int(seconds) if seconds is not None and seconds.is_integer() else seconds
+
+
+def _in_query(seconds: float | None) -> str | None:
+    """As `_typed`, without an exponent: the gateway reads digits and a fraction."""
+    return None if seconds is None else format(Decimal(repr(_typed(seconds))), "f")
 
 
 def _settle(api: GatewayApi, lease: str, how: str, body: dict[str, Any] | None) -> None:

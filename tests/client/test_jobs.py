@@ -250,6 +250,7 @@ def test_a_gateway_that_is_away_is_tried_again():
         (["extend", "A" * 60, "-1"], 2, "'-1' is not a number of seconds"),
         (["put", "q", "x", "--ttl", "soon"], 2, "'soon' is not a number of seconds"),
         (["put", "q", "x", "--ttl", "0"], 1, "ttl: 0 is not between"),
+        (["put", "q", "x", "--ttl", "0.00001"], 1, "ttl: 0.00001 is not between"),
         (["put", "q", "x", "--delay", "99999999"], 1, "delay: 99999999 is not between"),
         (["nack", "A" * 60, "--delay", "99999999"], 1, "delay: 99999999 is greater"),
         (["extend", "A" * 60, "0"], 1, "lease_seconds: 0 is less"),
