@@ -289,7 +289,7 @@ def _refuse(text: bytes) -> None:
     except ValueError as exc:
         if not text.strip(b" \t\r\n"):
             raise InvalidBody("the body is empty, but its Content-Type is JSON") from exc
-        raise InvalidBody(f"the body is not JSON, but its Content-Type says that it is: {exc}") from exc
+        raise InvalidBody(f"the job is not JSON, but its content type says that it is: {exc}") from exc
 
 
 def _load(name: str, value: bytes) -> object:

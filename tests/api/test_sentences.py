@@ -57,6 +57,8 @@ REFUSED = [
     ),
     (b"", "application/json", {}, "the body is empty, but its Content-Type is JSON"),
     (b" \n", "application/json", {}, "the body is empty, but its Content-Type is JSON"),
+    (b"{1", "application/json", {}, "the job is not JSON, but its content type says that it is: "),
+    (b"{1\n", LINES, {}, "the job is not JSON, but its content type says that it is: "),
     (
         b"1",
         "json",
