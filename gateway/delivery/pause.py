@@ -130,9 +130,7 @@ class Pauses:
         if self._entries.get(queue.key) is not None:
             return await self._entries.delete(queue.key)
         if not asked.asked:
-            raise BackendUnavailable(
-                "no Kestrel server answers, so it is not known whether the queue is paused; try again"
-            )
+            raise BackendUnavailable("no Kestrel server could be asked whether the queue is paused; try again")
         return asked
 
     async def forget(self, queue: Queue) -> None:

@@ -73,6 +73,20 @@ def test_a_server_is_taken_out_drained_and_put_back(pair):
     assert (empty.status_code, "queue-coverage" in empty.headers) == (204, False)
 
 
+def test_quiescent_servers_are_not_said_to_be_silent(pair):
+    """They answer, and deliver nothing: the gateway is not ready, and a pause can neither be looked up nor ended."""
+    many, http = pair
+    for each in many:
+        assert http.put(f"/backends/{each.address}/status", json={"status": "quiescent"}).status_code == 200
+    answers = [http.get("/readyz"), http.delete("/queues/still/pause")]
+    for each in many:
+        assert http.put(f"/backends/{each.address}/status", json={"status": "up"}).status_code == 200
+    assert [(answer.status_code, answer.json()["detail"]) for answer in answers] == [
+        (503, "no Kestrel server delivers jobs at the moment"),
+        (503, "no Kestrel server could be asked whether the queue is paused; try again"),
+    ]
+
+
 def test_a_status_that_somebody_else_set_is_noticed(pair):
     """An operator with telnet: the next put is stored elsewhere, and the list follows."""
     many, http = pair

@@ -27,7 +27,7 @@ class HealthHandlers:
         if self._draining():
             raise Draining("the gateway is shutting down")
         if not self._available():
-            raise BackendUnavailable("no Kestrel server answers at the moment")
+            raise BackendUnavailable("no Kestrel server delivers jobs at the moment")
         return json_answer({"status": "ready"})
 
     async def probe_live(self, call: Call) -> Answer:
