@@ -6,7 +6,7 @@ The page reads and changes queues through the contract, with the key that its re
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import orjson
@@ -100,6 +100,14 @@ def prefers_html(accept: str) -> bool:
 
 def _answer(call: Call, asset: Asset) -> Answer:
     headers = [(b"etag", asset.etag), (b"cache-control", b"no-cache"), *_SECURITY]
-    if call.header(b"if-none-match") == asset.etag.decode():
+    if _has(call.headers(b"if-none-match"), asset.etag.decode()):
         return Answer(304, headers=headers)
     return Answer(200, asset.body, [(b"content-type", asset.content_type), *headers])
+
+
+def _has(none_match: Sequence[str], etag: str) -> bool:
+    """Whether the client has the file. A proxy that compresses it makes the tag weak: W/"...".
+
+    Source: RFC 9110, section 13.1.2.
+    """
+    return any(each.strip().removeprefix("W/") in (etag, "*") for value in none_match for each in value.split(","))
