@@ -57,7 +57,7 @@ class Batches:
         """Nacks or rejects every job that is held. Raises and Cancelled: as for `ack`; DelayBeyondExpiry, and nothing
         was done."""
         mine = batch.held()
-        await self._check(mine, [disposition] * len(mine))
+        await self.check(mine, [disposition] * len(mine))
         mine = batch.held()  # some may have ended meanwhile
         for lease, each in in_order(mine, [disposition] * len(mine)):
             self._settlements.begin_move(lease, each)
@@ -77,7 +77,7 @@ class Batches:
         """
         ways = plan(settlement, [lease.job_id for lease in batch.leases])
         mine = [each for each in enumerate(batch.leases) if each[1].state is State.HELD]
-        await self._check([lease for _, lease in mine], [ways.of(index) for index, _ in mine])
+        await self.check([lease for _, lease in mine], [ways.of(index) for index, _ in mine])
         mine = [each for each in mine if each[1].state is State.HELD]  # some may have ended meanwhile
         dispositions = [ways.of(index) for index, _ in mine]
         batch.mixed = batch.mixed or len({each.state for each in dispositions}) > 1
@@ -105,7 +105,8 @@ class Batches:
         held = self._leases.batches[lease.batch_id].held()
         return [each for each, _ in in_order(held, [expired] * len(held))]
 
-    async def _check(self, leases: Sequence[Lease], dispositions: Sequence[Disposition]) -> None:
+    async def check(self, leases: Sequence[Lease], dispositions: Sequence[Disposition]) -> None:
+        """Raises DelayBeyondExpiry if one of the jobs would expire before its delay is over."""
         for lease, disposition in zip(leases, dispositions, strict=True):
             if disposition.state is State.NACKED and lease.mover is not None:
                 await lease.mover.check(lease, disposition)

@@ -213,14 +213,19 @@ class Registry:
         batch = self.leases.batches.get(lease_id)
         if batch is None:
             lease = self.leases.find(lease_id)
-            if isinstance(lease, LeaseRecord) or lease.state is not State.HELD:
+            if isinstance(lease, Lease) and lease.state is State.HELD:
+                # Before it becomes a batch: a refused request changes nothing.
+                await self.batches.check([lease], [plan(settlement, [lease.job_id]).of(0)])
+                batch = self.leases.batches.get(lease_id)  # that of another request, which began meanwhile
+                if batch is None and lease.state is State.HELD:
+                    batch = self.batches.begin(lease)
+            if batch is None:
                 if isinstance(lease, Lease) and lease.settlement is not None:
                     await lease.settlement.result()
                 record = _record(lease)
                 record = record if record.jobs else record._replace(jobs=(record,))
                 plan(settlement, [each.job_id for each in record.jobs])
                 return record
-            batch = self.batches.begin(lease)
         return await self.batches.settle(batch, settlement)
 
     async def extend(self, lease_id: str, length_s: float) -> LeaseRecord:

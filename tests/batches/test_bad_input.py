@@ -77,6 +77,20 @@ def test_a_wrong_settlement(http, leased, body, detail):
     assert states(http, leased) == ["held"] * 3
 
 
+@pytest.mark.parametrize(
+    "body", [{"rest": "ack", "acks": [{"job": 1}]}, {"rest": "ack", "nacks": [{"job": 0, "delay": 900}]}], ids=str
+)
+def test_a_wrong_settlement_of_a_lease_of_one_job(http, queue, body):
+    """It stays a lease of one job: its record names the job, and has no list of jobs."""
+    http.post(f"/queues/{queue}/jobs?ttl=600", content=b"1")
+    job = http.get(f"/queues/{queue}/next?timeout=5").json()
+    url = job["lease"]["url"]
+    assert http.post(url + "/settle", json=body).status_code == 400
+    lease = http.get(url).json()
+    assert (lease["state"], lease["job_id"], "jobs" in lease) == ("held", job["id"], False)
+    assert http.post(url + "/settle", json={"rest": "ack"}).json()["results"][0]["status"] == 204
+
+
 def test_a_settlement_that_is_too_large(http, queue):
     """The limit is that of a body that settles one lease."""
     enqueue(http, queue, 1)
