@@ -59,6 +59,8 @@ REFUSED = [
     (b" \n", "application/json", {}, "the body is empty, but its Content-Type is JSON"),
     (b"{1", "application/json", {}, "the job is not JSON, but its content type says that it is: "),
     (b"{1\n", LINES, {}, "the job is not JSON, but its content type says that it is: "),
+    (b" " * 65537 + b"1", LINES, {}, "more than 65536 bytes of white space and empty lines in a row at byte 0"),
+    (b"1" + b" " * 65537, LINES, {}, "more than 65536 bytes of white space and empty lines in a row at byte 1"),
     (
         b"1",
         "json",

@@ -244,12 +244,19 @@ def _lines(body: bytes) -> Iterator[bytes]:
             blank = _BLANK.match(body, at, at + MAX_BLANK + 1)
             assert blank is not None
             start = blank.end()
-            if start - at > MAX_BLANK:
-                raise InvalidBody(f"more than {MAX_BLANK} bytes of white space and empty lines in a row at byte {at}")
+            _check_blank(at, start)
         end = body.find(b"\n", start)
         at = end + 1 if end >= 0 else len(body)
-        if text := body[start:at].rstrip(b" \t\r\n"):
+        text = body[start:at].rstrip(b" \t\r\n")
+        _check_blank(start + len(text), at)
+        if text:
             yield text
+
+
+def _check_blank(start: int, end: int) -> None:
+    """Raises InvalidBody if the white space between these places of a body of lines is above the limit."""
+    if end - start > MAX_BLANK:
+        raise InvalidBody(f"more than {MAX_BLANK} bytes of white space and empty lines in a row at byte {start}")
 
 
 @lru_cache(maxsize=256)
