@@ -453,3 +453,20 @@ def test_summary_heals_when_rows_were_gone(tmp_path: Path) -> None:
     with pytest.raises(DatabaseError, match="in use"):
         Database(tmp_path, fsync=False)
     database.close()
+
+
+def test_removals_that_fail_do_not_fill_the_log(tmp_path: Path) -> None:
+    """A consumer whose acks fail gets the same job again and again; the log, perhaps on the same disk, has one line."""
+    with BrokerProcess(tmp_path / "data") as broker:
+        assert broker.client().put("q", b"x") == b"STORED\r\n"
+        pid = broker.process.pid
+        _, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, hard))
+        for _ in range(5):
+            client = broker.client()
+            assert client.get("q/open") == b"x"
+            assert client.ask(b"confirm q 1\r\n").startswith(b"SERVER_ERROR cannot write")
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (hard, hard))
+        broker.client().ask(b"status readonly\r\n")
+        broker.wait_for_log("status set to READONLY")
+        assert sum("removals will be tried again" in line for line in broker.log) == 1

@@ -23,6 +23,7 @@ from gateway.broker.storage.large.work import LargeWork, LatePut, PartThreads
 from gateway.broker.storage.reader import QueueRows, WindowOwner
 from gateway.broker.storage.schema import PROBE
 from gateway.common.histogram import Histogram
+from gateway.common.limited_log import LimitedLog
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +61,7 @@ class Committer:
         self._later: list[StoredItem] = []
         self._purges_later: list[Purge] = []
         self._unchecked_later: list[Unchecked] = []
+        self._limited = LimitedLog()
         self._idle: asyncio.Event = asyncio.Event()
         self._idle.set()
         if trouble is not None:
@@ -233,7 +235,8 @@ class Committer:
                 if purge.ticket not in unfinished and not purge.ticket.done:
                     purge.ticket.settle(None)
             return
-        log.error("%s; removals will be tried again", error)
+        if (more := self._limited.count("removals")) is not None:
+            log.error("%s; removals will be tried again%s", error, more)
         self._later += batch.chores
         for purge in batch.purges:
             if not purge.ticket.done:
