@@ -1,6 +1,8 @@
-"""The command line: `serve`, `broker`, `check`, `doctor`, `keys`. Turns flags and variables into Settings.
+"""The command line: the group of all commands, and `serve`, `broker`, `check`, `doctor` and `keys`.
 
-Each command imports what it needs when it runs. A bad value prints one line on stderr and ends with exit code 2.
+The other commands are in client/ (jobs, queues, transfer), work/, migration/ and maintenance/; `_COMMANDS` lists them.
+The options of `serve` and `doctor` are made from Settings. Each command imports what it needs when it runs. A bad value
+prints one line on stderr and ends with exit code 2.
 """
 
 from __future__ import annotations
@@ -228,7 +230,7 @@ def keys() -> None:
     """Manage the keys of callers. See docs/security.md."""
 
 
-@keys.command("new")
+@keys.command("new", short_help="Print a new secret, and its table for the file of keys.")
 @click.option("--name", required=True, help="name of the key in logs")
 @click.option(
     "--tenant", default="", help="tenant of the key, if keys have tenants; * for a key that observes all of them"
@@ -289,7 +291,7 @@ for _command in _COMMANDS:
 
 
 def _warn_of_variables() -> None:
-    """Prints one line for each variable of the environment that looks like a setting and is none."""
+    """Prints one line for each variable of the environment that looks like a setting and is not one."""
     for line in variables.warnings(os.environ, known_variables(os.environ)):
         standard_files.error_line(f"{PROGRAM}: warning: {line}")
 

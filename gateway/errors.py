@@ -12,7 +12,7 @@
      +- Unauthenticated       no key, or an unknown one
      +- ForbiddenHost, ForbiddenOrigin, ForbiddenPrefetch
      +- ForbiddenScope        the key may not do this
-     +- ForbiddenQueue        the key may not touch this queue
+     +- ForbiddenQueue        the key may not use this queue
      +- TooManyQueues         the tenant's limit of queues is reached
      +- TooManySubscriptions  the queue's limit of subscriptions is reached
      +- NotFound              no such path
@@ -38,7 +38,7 @@
      +- NotSupported          the Kestrel server does not support the operation
      +- OutcomeUnknown        sent, but no answer came: it may or may not have taken effect
      +- Unavailable           not done, try again
-         +- BackendUnavailable   no Kestrel server answers
+         +- BackendUnavailable   a Kestrel server does not answer
          |   +- BackendRefused   the server refuses (read-only, quiescent, out of disk)
          |   +- ServerUnavailable   the named server does not answer
          +- QueueFull

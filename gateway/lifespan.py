@@ -2,9 +2,9 @@
 
 The order of the shutdown; each step relies on the ones before it:
 1. waiting polls are answered empty and no job is delivered; 2. leases are settled until none is left or the grace ends;
-3. requests in progress finish (the server waits for them); 4. commands of other workers are no longer accepted; 5. jobs
-under lease go back to their queues; 6. the connections to Kestrel close; 7. the file of idempotency keys closes; 8. the
-last spans are sent.
+3. requests in progress finish (the server waits for them); 4. delayed jobs are no longer moved, and commands of other
+workers no longer accepted; 5. jobs under lease go back to their queues; 6. the connections to Kestrel close; 7. the
+file of idempotency keys closes; 8. the last spans are sent.
 """
 
 from __future__ import annotations

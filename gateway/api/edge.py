@@ -1,4 +1,7 @@
-"""The edge: gives each request its id, guards it, turns errors into problems, writes its one log line."""
+"""The edge: gives each request its id, checks Host and Origin, turns errors into problems, and writes one log line.
+
+Requests to `/livez` and `/readyz` have no log line.
+"""
 
 from __future__ import annotations
 

@@ -21,9 +21,11 @@ Packages and modules, from the bottom; tests/test_layers.py holds the order:
         database      the directory: what happens when a batch cannot be written
         committer     group commit: collects changes for the disk, and settles their tickets
         threads       the writer and the reader, which block on the disk
-    check/       the command `check`: examine reads a data directory, repair makes a sound file, command prints
+        transaction   one transaction that writes
+        large/        large items: their format on disk, their parts, and the order in which these are written
+    check/       the commands `check` and `compact`: examine reads a data directory, repair makes a sound file
     queues/      the queues in memory; knows no protocol
-        backlog       the items that nobody has read, in order
+        backlog       the items that no client has read, in order
         reads         modes of reading, and the open reads of a queue and of a client's connection
         waiters       the reads that wait
         serving       serves the waiters of many queues, some in each turn of the loop

@@ -1,4 +1,4 @@
-"""What all commands of the client have in common: how they find the gateway, their output, and their exit codes.
+"""What all commands that call a gateway have in common: how they find it, their output, and their exit codes.
 
 0    done
 1    the gateway refused, or something failed

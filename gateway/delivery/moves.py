@@ -1,7 +1,9 @@
-"""What happens to a job that its consumer did not finish: it moves to the tail or to the dead letters, or goes back.
+"""What happens to a job that its consumer did not finish: `QueueMover.move` decides, and `Moves` moves the job.
 
-1. A move is a copy over another connection, seen stored, and only then the confirm of the original. An interruption in
-   between leaves the job on a queue, at worst twice.
+The job goes to the tail, to a holding queue, to the dead letters, or back to the head.
+
+1. A move stores a copy over another connection, and confirms the original only after Kestrel has answered STORED. An
+   interruption in between leaves the job on a queue, at worst twice.
 2. If a copy is not safe, none is made: the job goes back to the head, and its attempt is counted in memory. A copy is
    not safe if the queue is full (for the copy), discards old items or has fanout children, if the item is raw, if the
    expiry of the envelope is unknown or past, or if the server refuses, does not answer or may have put the job back.
@@ -58,7 +60,7 @@ class Moves:
     """Moves jobs. tasks: the lifespan's group. max_attempts: for queues whose policy sets none.
 
     exhausted: called with the queue, the job, its attempts and the Unix time in ns at which the move began, for each
-    job that became a dead letter instead of a delivery; None: nobody wants to know. It must not raise.
+    job that became a dead letter instead of a delivery; None: no callback. It must not raise.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
 """Routes every command about a lease: to this worker's registry, or to the worker that owns the lease.
 
-A command is forwarded to one replica only, the owner's, and there to one worker. It is sent again if a connection ended
-without an answer, up to len(PAUSES_S) times in all (gateway.forwarding.replicas, rule 2).
+A command is forwarded to one replica only, the owner's, and there to one worker. Between replicas it is sent again if
+the connection ended without an answer, at most len(PAUSES_S) times in total (gateway.forwarding.replicas, rule 2).
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 1. The timer is never later than the earliest entry, except that it pauses for DUE_PAUSE_S after it has fired; a call of
    `set` ends the pause. Each time it fires, it handles at most DUE_AT_ONCE leases.
-2. An entry is valid while its lease has an open read, waits, and still has that deadline. Invalid entries are skipped,
-   and removed when they are the majority.
+2. An entry is valid while its lease has an open read, waits, and still has that deadline. Invalid entries are skipped.
+   All are removed when there are about 1,000 more of them than open leases.
 3. An error of `due` delays no other lease.
 """
 

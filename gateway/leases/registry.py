@@ -44,7 +44,7 @@ without being noticed yet.
 
 
 class Registry:
-    """Owns every open read that has been handed to a consumer.
+    """Owns every open read under a lease.
 
     tasks: the lifespan's group, to which settlements belong. limit, tenant_limit, limit_bytes, share: see LeaseLimits.
     longest_s: no lease lasts longer in all, extensions and delays included; 0: no such limit.
@@ -194,7 +194,10 @@ class Registry:
         return record if asked is None else record._replace(target=asked)
 
     async def reject(self, lease_id: str, *, reason: str = "") -> LeaseRecord:
-        """Moves the job to the dead letters, or to where `place` says. Raises, Cancelled: as for `ack`."""
+        """Moves the job to the dead letters. If they refuse it, `place` of the record says where it went.
+
+        Raises, Cancelled: as for `ack`.
+        """
         if (batch := self.leases.batches.get(lease_id)) is not None:
             return await self.batches.move(batch, Disposition(State.REJECTED, Place.DEAD, reason))
         lease = self.leases.find(lease_id)
@@ -206,7 +209,7 @@ class Registry:
         return _record(lease)
 
     async def settle(self, lease_id: str, settlement: Mapping[str, Any]) -> LeaseRecord:
-        """Settles each job of a batch in a way of its own; see Batches.settle. A lease of one job is a batch of one.
+        """Settles each job of a batch separately; see Batches.settle. A lease of one job is a batch of one.
 
         Raises: InvalidBody, DelayBeyondExpiry; nothing was done. LeaseForgotten. Cancelled: the settlement continues.
         """

@@ -1,1 +1,1 @@
-"""The processes of `serve`: supervisor, workers, and their channels. Only cli.py imports it."""
+"""The processes of `serve`: supervisor, workers, and their channels. Only cli.py and `doctor` import it."""

@@ -1,6 +1,7 @@
 """`serve`: binds the port, starts the embedded broker and the workers, restarts them, and stops them in order.
 
-Owns the signals, the listening socket and the lock of the data directory. Serves no request and connects to no Kestrel.
+Owns the signals, the listening socket, the lock of the data directory, and the counter of the queues' limits
+(gateway.delivery.caps). Serves no request and connects to no Kestrel.
 
 Order of the start: data directory, port, broker, workers. Order of the stop: workers, broker, the rest.
 
