@@ -157,6 +157,7 @@ def _variable(name: str) -> str:
     default="text",
     show_default=True,
     envvar=_variable("LOG_FORMAT"),
+    help="format of the log lines on standard error",
 )
 @click.option(
     "--log-level",
@@ -164,6 +165,7 @@ def _variable(name: str) -> str:
     default="info",
     show_default=True,
     envvar=_variable("LOG_LEVEL"),
+    help="lowest level that is logged",
 )
 def broker(
     *,

@@ -69,7 +69,7 @@ def _line_of_event(event: bytes) -> bytes:
 
 
 def _line_of_job(job: dict[str, bytes]) -> bytes:
-    """A job in the form of the JSON object. An item that no gateway stored gets a new id, so it becomes an event."""
+    """A job in the form of the JSON object. A raw item gets a new id, so it becomes an event."""
     event = {"specversion": b'"1.0"', "id": job["id"]}
     if job["id"] == b"null":
         event["id"] = b'"%b"' % uuid.uuid4().hex.encode()

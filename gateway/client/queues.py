@@ -227,7 +227,7 @@ def flush(queue: str, *, yes: bool, api: GatewayApi) -> None:
 @click.option("--yes", is_flag=True, help="do not ask")
 @options.calls
 def delete(queue: str, *, yes: bool, api: GatewayApi) -> None:
-    """Delete QUEUE with all its jobs, also those under a lease. Its dead letters remain.
+    """Delete QUEUE with all its jobs, including those under a lease. Its dead letters remain.
 
     Delayed jobs are not on the queue yet: they create it again when they are due.
     """
@@ -333,7 +333,7 @@ def _relative(api: GatewayApi, path: str | None) -> str | None:
 
 
 def _again(api: GatewayApi, filters: tuple[str, ...], sort: str, every_s: float) -> Iterator[list[list[Any]]]:
-    """The rows, now and every `every_s`. A gateway that is away for a while does not end it."""
+    """The rows, now and every `every_s`. A gateway that is unreachable for a while does not end it."""
     while True:
         try:
             yield [_listed_row(each) for each in _listed(api, filters, sort)]

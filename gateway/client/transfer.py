@@ -1,4 +1,4 @@
-"""The commands `export` and `import`: a queue's jobs into a file of CloudEvents, one a line, and back.
+"""The commands `export` and `import`: a queue's jobs into a file of CloudEvents, one per line, and back.
 
 1. `export` takes a batch, writes it, syncs the file, and only then acks it. After an interruption each job is in the
    file or on the queue, or in both. `--append` continues such a file: it cuts off an incomplete last line, and does
@@ -48,7 +48,7 @@ _TAIL_BYTES: Final = 4096
 @options.where
 @options.interruptible
 def export_jobs(queue: str, file: Path, *, append: bool, wait_s: float, most: int | None, address: Target) -> None:
-    """Move the jobs of QUEUE into FILE, one CloudEvent in JSON a line, in the order of the queue.
+    """Move the jobs of QUEUE into FILE, one CloudEvent in JSON per line, in the order of the queue.
 
     \b
       kestrel-gateway export emails emails.ndjson
@@ -99,7 +99,7 @@ def export_jobs(queue: str, file: Path, *, append: bool, wait_s: float, most: in
 @click.option("--from-start", is_flag=True, help="ignore the progress of an earlier import of the file")
 @options.calls
 def import_jobs(queue: str, file: Path, *, from_start: bool, api: GatewayApi) -> None:
-    """Put the CloudEvents of FILE, one a line, on QUEUE.
+    """Put the CloudEvents of FILE, one per line, on QUEUE.
 
     After each request the command records its progress in FILE.QUEUE.progress. If it is interrupted, run the same
     command again: it continues there, and stores no job twice. Lines that the gateway does not accept are reported, and

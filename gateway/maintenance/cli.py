@@ -29,7 +29,7 @@ from gateway.settings import Settings
     help=f"directory that the gateway uses [default {Settings().data}]",
 )
 def backup(copy: Path, data: Path) -> None:
-    """Copy the data directory to COPY, also while a gateway uses it, and verify the copy.
+    """Copy the data directory to COPY, even while a gateway uses it, and verify the copy.
 
     COPY has every job whose enqueue was answered with 201 before the command began. It is a data directory: to restore
     it, move it to the place of the lost one and start the gateway. It contains the lease key: keep it as private as the

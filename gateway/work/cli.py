@@ -109,7 +109,7 @@ def _statuses(_ctx: click.Context, _option: click.Parameter, value: str | None) 
 @click.option(
     "--secret-file",
     type=click.Path(path_type=Path),
-    help=f"file with the secrets that sign requests, a line each [variable {SECRET_VARIABLE}]",
+    help=f"file with the secrets that sign requests, one per line [variable {SECRET_VARIABLE}]",
 )
 @click.option("--debug", is_flag=True, help="log every step as it happens")
 @click.option(

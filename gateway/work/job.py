@@ -14,7 +14,7 @@ _PREFIX: Final = "ce-"
 
 @dataclass(frozen=True, slots=True)
 class TakenJob:
-    """id: empty for an item that no gateway stored. attributes: the CloudEvents attributes, decoded.
+    """id: empty for a raw item. attributes: the CloudEvents attributes, decoded.
 
     headers: the attributes as they came, for an endpoint. lease_s: the length of the lease. lease_url: its full URL.
     A batch has no id and no attributes: its body has a line of JSON for each of its `jobs`, and batch_attempt is the

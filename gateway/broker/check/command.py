@@ -64,8 +64,8 @@ def command(directory: Path, *, repairs: bool, quiet: bool) -> None:
 def compact_command(directory: Path) -> None:
     """Give back the disk space of jobs that were removed from the data directory DIR. The broker must be stopped.
 
-    The file keeps the space of removed jobs for new ones. Compacting rewrites the jobs that are left, and needs as much
-    free space as they take, twice.
+    The file keeps the space of removed jobs for new ones. Compacting rewrites the jobs that are left, and needs twice
+    as much free space as they take.
     """
     try:
         with locked(directory) as path:
