@@ -77,7 +77,7 @@ class HttpRequest(ClientConnection, Protocol):
     """Set by an application that processes the body as it arrives, and that answers if the body ends early.
 
     `body` then raises why it ended: RequestTimeout, BadFraming or Draining. The time limit of a body becomes one
-    between two pieces of it. With an ASGI server `body` raises ClientDisconnected as ever.
+    between two pieces of it. With an ASGI server `body` raises ClientDisconnected in this case, too.
     """
 
     async def body(self) -> tuple[bytes, bool]:

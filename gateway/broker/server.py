@@ -1,4 +1,4 @@
-"""The broker's life as a server: listens, closes idle clients, stops in order."""
+"""The broker as a server: listens, closes idle clients, stops in order."""
 
 from __future__ import annotations
 

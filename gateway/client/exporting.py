@@ -1,7 +1,7 @@
 """Takes the jobs of a queue, one batch after the other, and acks each batch once it is on disk.
 
-The next batch is taken only after the last one is acked, so the file has the jobs in the order of the queue: nothing
-that was taken and has to go back can be overtaken.
+The next batch is taken only after the last one is acked, so the file has the jobs in the order of the queue: a job that
+was taken and has to go back is not overtaken by later ones.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from gateway.common.counted import counted
 from gateway.common.sync import sync
 
 BATCH_JOBS: Final = 100
-"""The largest batch. A killed command has at most this many jobs in hand. Source: openapi.yaml, nextJob."""
+"""The largest batch. A killed command has taken at most this many jobs. Source: openapi.yaml, nextJob."""
 _LEASE_S: Final = 60.0
-"""Much longer than to write and sync a batch; it is what a kill costs the jobs in hand."""
+"""Much longer than to write and sync a batch; after a kill, the jobs in progress are back that much later."""
 _RETRY_S: Final = 30.0
 """How long a call is repeated: half of a lease, so that an ack that succeeds at last is in time."""
 _SLICE_S: Final = 1.0
@@ -128,7 +128,8 @@ class Export:
         self._signal = asyncio.Event()
 
     async def run(self) -> None:
-        """Moves the jobs. A signal ends it after the batch in hand; a second one cancels it: it gives the batch back.
+        """Moves the jobs. A signal ends it after the batch in progress; a second one ends it at once, and the batch
+        goes back.
 
         Raises CallFailed, OSError.
         """

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Final
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.2, 30.0
-"""A gateway that restarts is found at once; one that is away costs two requests a minute. Source: as above."""
+"""A gateway that restarts is found at once; an unreachable one costs two requests a minute. Source: as above."""
 
 NO_ANSWER: Final = "no-answer"
 _REPEATED_FOR_PROXIES: Final = frozenset({429, 502, 503, 504})
@@ -40,7 +40,7 @@ class CallFailed(Exception):
 
 
 def no_answer(error: Exception, url: str) -> CallFailed:
-    """No answer came: the gateway is away, or the connection broke."""
+    """No answer came: the gateway is unreachable, or the connection broke."""
     name = type(error).__name__
     what = _NUMBER.sub("", str(error)) or (
         "no answer in time" if "Timeout" in name else f"the connection was lost ({name})"

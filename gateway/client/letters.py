@@ -41,7 +41,7 @@ def act(api: GatewayApi, queue: str, letter: str, action: str, *, yes: bool) -> 
         click.echo(f"dead letter {letter} of {queue} deleted")
     else:
         answer = api.call("POST", f"{path}/redrive").json()
-        click.echo(f"{letter} moved to {queue}" if answer["redriven"] else f"{letter} had expired and is dropped")
+        click.echo(f"{letter} moved to {queue}" if answer["redriven"] else f"{letter} had expired and was dropped")
 
 
 def _found(api: GatewayApi, queue: str, letter: str) -> dict[str, Any]:

@@ -31,7 +31,7 @@ def put_lines(
 ) -> int:
     """Stores every line that is not blank, behind the first `skip` ones. Returns the exit code.
 
-    key: with the same one the same lines are stored once, also by another run of the command.
+    key: with the same one the same lines are stored once, even by another run of the command.
     """
     limits = api.call("GET", "/").json()["limits"]
     form = sending.RAW_LINES if api.is_raw(queue) else sending.NDJSON

@@ -57,8 +57,8 @@ class Policy:
     """The policy of one queue. A field that is None means: use the settings.
 
     ttl_s, lease_s: used if the request gives none. max_bytes: limit for the body of one job. duplicates_ok: a put with
-    an unknown outcome is sent once more. paused: nothing is handed out.
-    max_in_flight: jobs under lease at a time. rate: jobs handed out in a second. key: Kestrel's name of the queue.
+    an unknown outcome is sent once more. paused: no job is delivered.
+    max_in_flight: jobs under lease at a time. rate: jobs delivered in a second. key: Kestrel's name of the queue.
     retry_delay: None: no delay.
     """
 

@@ -5,10 +5,10 @@
 2. A batch that is lost counts an attempt for each of its jobs. So that a job which kills its consumers does not use up
    the attempts of others, a job that was delivered before comes in smaller batches, and its last attempt is alone: no
    job becomes a dead letter because of another one.
-3. If a server does not keep the order of items that go back together, a queue whose policy has `retry = "head"` gives
-   one job at a time.
-4. So does a queue with jobs that have a partition key. It is known when a batch brings such a job, or this worker has
-   enqueued one. A batch that brings the first one takes no more, and has what was taken together with that job.
+3. If a server does not keep the order of items that go back together, two kinds of queues give one job at a time: those
+   whose policy has `retry = "head"`, and those with jobs that have a partition key.
+4. Whether a queue has such jobs is known only when a batch brings one, or this worker has enqueued one. A batch that
+   brings the first one takes no more, and has what was taken together with that job.
 """
 
 from __future__ import annotations

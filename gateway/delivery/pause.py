@@ -77,7 +77,7 @@ class Pauses:
         return self._catalog.queue(queue.tenant, queue.name).policy.paused
 
     def paused(self, queue: Queue) -> bool:
-        """Whether nothing is handed out from the queue now: by its policy, or by a request."""
+        """Whether no job of the queue is delivered now: by its policy, or by a request."""
         if self._catalog.queue(queue.tenant, queue.name).policy.paused:
             return True
         pause = self._entries.get(queue.key)
@@ -98,8 +98,8 @@ class Pauses:
         return self.paused(queue)
 
     async def paused_since(self, queue: Queue, leased_s: float) -> bool:
-        """Like `paused_now`, for jobs that were leased at `leased_s` (monotonic) and not yet handed out: within FRESH_S
-        of that they may be handed out.
+        """Like `paused_now`, for jobs that were leased at `leased_s` (monotonic) and not yet delivered: within FRESH_S
+        of that they may be delivered.
         """
         return time.monotonic() - leased_s > FRESH_S and await self.paused_now(queue)
 

@@ -15,7 +15,7 @@ from gateway.errors import TooManyWaiters
 
 
 class HeldPoll:
-    """A poll that does not wait on a server: its queue hands out nothing now. ended: it is not to go on."""
+    """A poll that does not wait on a server: its queue delivers nothing now. ended: it is not to go on."""
 
     def __init__(self) -> None:
         self._event = asyncio.Event()

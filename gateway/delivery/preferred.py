@@ -64,7 +64,7 @@ class PreferredReceiver:
     async def next(self, queues: Sequence[Queue], options: NextOptions) -> Covered[PreferredDelivery | Hold | None]:
         """The next job of the first of the tenant's queues that has one. A queue that is named twice counts once.
 
-        Hold: every queue handed out nothing until the end. Raises, Cancelled: see Receiver.next.
+        Hold: every queue delivered nothing until the end. Raises, Cancelled: see Receiver.next.
         """
         until_s = time.monotonic() + options.timeout_s
         queues = list({queue.key: queue for queue in reversed(queues)}.values())[::-1]
@@ -118,7 +118,7 @@ class PreferredReceiver:
                 return Covered(None, None)
 
     def _hold(self, queues: Sequence[Queue], places: CapPlaces) -> Hold | None:
-        """Why all queues handed out nothing: the reason of the first that is not paused, if there is one."""
+        """Why all queues delivered nothing: the reason of the first that is not paused, if there is one."""
         hold: Hold | None = Hold.PAUSED
         for queue in queues:
             if not self._pauses.paused(queue):

@@ -126,7 +126,7 @@ class Receiver:
     ) -> Covered[Delivery | Hold | None]:
         """The next job under a lease; None if the wait ended empty or the consumer disconnected.
 
-        Hold: the wait ended while the queue handed out nothing, and why. The coverage is that of an empty wait.
+        Hold: the wait ended while the queue delivered nothing, and why. The coverage is that of an empty wait.
         ahead: an ack that must succeed before a job is taken.
 
         Raises: what the ack raises; TooManyQueues, TooManyWaiters, TooManyLeases, Draining; QueueNotFound for a

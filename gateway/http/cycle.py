@@ -10,8 +10,8 @@ Invariants
 3. A response that starts while the request's body is incomplete closes the connection.
 4. A request that waits for its client (it registered a callback, streams, or listens for the disconnect) ends when the
    client closes its side. Another request is answered, because the client may have closed only its sending side.
-5. If the body of a request ends early, the server answers, or nobody. If the application streams the body, it
-   answers, and gets no further byte of the body.
+5. If the body of a request ends early, only the server may answer. If the application streams the body, the
+   application answers, and gets no further byte of the body.
 """
 
 from __future__ import annotations

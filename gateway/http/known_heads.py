@@ -1,7 +1,8 @@
 """Heads that were read a short while ago, by their bytes: clients send the same few heads again and again.
 
-A head with the same bytes has the same meaning, whoever sends it, so it is not parsed a second time. Neither is a head
-that differs only in its request line, as every ack does, if that line is plain: then it, too, has only one meaning.
+A head with the same bytes has the same meaning, whoever sends it, so it is not parsed a second time. A head
+that differs only in its request line, as every ack does, is not parsed either if that line is plain: then it, too, has
+only one meaning.
 Used for heads that arrive whole and are short, and whose body has a Content-Length or is empty.
 """
 

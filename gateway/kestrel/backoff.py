@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 2.0
-"""A server that restarts is found again at once; one that is away costs an attempt every one to two seconds."""
+"""A server that restarts is found again at once; an unreachable one costs an attempt every one to two seconds."""
 
 
 def pause_s(failures: int) -> float:

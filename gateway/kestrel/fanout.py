@@ -8,16 +8,16 @@ children, so a member without a child loses that child's copies.
    has those that were deleted in the meantime (`prepare`, which gateway.kestrel.puts.batches calls).
 3. While a child is created or deleted on a server, this worker puts nothing on its queue there, because Kestrel copies
    over a set of children that it does not lock.
-4. A put that is being copied while a child is deleted creates the child again. So it is deleted until two looks in a
+4. A put that is being copied while a child is deleted creates the child again. So it is deleted until two checks in a
    row do not find it. Source: kestrel-wire.md, "Set": 37 of 60 deletions under load were undone.
 5. Only children of this deployment's queues are created or deleted.
 6. A child that is created again while this worker makes up for its deletion is created after that (`_changing`).
 7. Before a child is copied from one member to another, and again afterwards, the deletions are read that other workers
    and replicas have stored until then. Otherwise a child that was deleted a moment ago would come back.
-8. A member on which a child is outdated (deleted and created again while the member was away) deletes the old one with
-   its jobs, which is stored, and then gets the new one. One worker at a time does that (`turn`): another one, later,
-   would delete new jobs. Until then polls get nothing of the child there. One deletion is enough here: a put that is
-   being copied makes a new child, which is wanted.
+8. A member on which a child is outdated (deleted and created again while the member was unreachable) deletes the old
+   one with its jobs, which is stored, and then gets the new one. One worker at a time does that (`turn`): another one,
+   later, would delete new jobs. Until then polls get no job of the child there. One deletion is enough here: a put that
+   is being copied makes a new child, which is wanted.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class DeletedChildren(Protocol):
         """The deleted child is gone from these members, too."""
 
     def outdated(self, server: str) -> Collection[str]:
-        """The keys of the children that exist, but were deleted and created again while this member was away."""
+        """The keys of the children that exist, but were deleted and created again while this member was unreachable."""
 
     async def renewed(self, key: str, server: str) -> None:
         """The old child is deleted on this member. Raises BackendUnavailable, OutcomeUnknown."""
@@ -211,7 +211,7 @@ class Fanout:
         if missing := await self._still_wanted(sorted(wanted - mine), known):
             await self._copy(server, missing)
             children = counted(len(missing), "fanout child", "fanout children")
-            log.info("Kestrel at %s has got %s of other members", server.address, children)
+            log.info("Kestrel at %s now has %s of other members, too", server.address, children)
         for other, theirs in known.items():
             if other.health.answers and (missing := sorted(kept - theirs)):
                 try:
@@ -224,8 +224,8 @@ class Fanout:
                     )
 
     async def _make_up_for(self, server: ServerLink, keys: Collection[str]) -> set[str]:
-        """Deletes children that were deleted while the member was away; those that are created again meanwhile it gets
-        again. Returns those that it does not have."""
+        """Deletes children that were deleted while the member was unreachable, and makes again those that were created
+        again meanwhile. Returns those that it does not have."""
         await self._learn_deletions()
         keys = [key for key in keys if self._is_gone(key, server)]
         for key in keys:

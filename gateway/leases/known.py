@@ -38,7 +38,7 @@ OUTCOME_NAMES = {
 
 @dataclass(frozen=True, slots=True)
 class LeaseStatistics:
-    """delivered: every lease that was handed out here. ended: how many ended in which way (OUTCOME_NAMES). open: leases
+    """delivered: every lease that was opened here. ended: how many ended in which way (OUTCOME_NAMES). open: leases
     that have not ended; delayed: open leases that are nacked and wait until they are due.
     """
 
@@ -57,7 +57,7 @@ class KnownLeases:
     """See the rules above. due: called with each lease whose deadline has come.
 
     delayed: how many open leases are DELAYED. batches: the open ones, by id. settling: called with each lease whose
-    settlement begins; None: nobody wants to know. It must not raise.
+    settlement begins; None: no callback. It must not raise.
     limit, tenant_limit, limit_bytes, share: see LeaseLimits.
     memory_s, memory_limit: how long, and how many, ended leases are remembered.
     """

@@ -1,4 +1,4 @@
-"""Finds variables of the environment that look like settings and are none. Knows no settings itself."""
+"""Finds variables of the environment that look like settings and are not. Knows no settings itself."""
 
 from __future__ import annotations
 

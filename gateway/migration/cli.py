@@ -1,4 +1,4 @@
-"""The commands `import-journal` and `forward`: the road from an old Kestrel to another server."""
+"""The commands `import-journal` and `forward`, which move jobs from an old Kestrel to another server."""
 
 from __future__ import annotations
 

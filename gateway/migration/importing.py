@@ -1,8 +1,8 @@
 """`import-journal`: puts what the journals of a Kestrel hold on queues of another server.
 
 1. The journals are only read. The destination answers for each batch before the notes say that it is stored.
-2. The notes are a file. After an interruption the same command continues there. One batch at most is stored twice: the
-   one that was stored when the command was killed, before it was noted.
+2. The notes are a file. After an interruption the same command continues there. At most one batch is stored twice: one
+   that was stored before the command was killed, and not noted yet.
 3. A queue is stored before its children, so that nothing is copied to them (see NewNames.chosen).
 """
 

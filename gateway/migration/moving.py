@@ -1,13 +1,13 @@
 """`forward`: moves the items of a server's queues to another server or to a gateway, at least once.
 
-1. Items are set aside, stored on the other side, and only then confirmed. Whatever is interrupted, the items in hand go
-   back to the head of their queue. At most one batch is stored twice. So the same command continues at any time.
+1. Items are set aside, stored at the destination, and only then confirmed. Whatever is interrupted, the items that are
+   set aside go back to the head of their queue. At most one batch is stored twice. So the command can be repeated.
 2. A batch is stored in its order, and the items before one that cannot be stored are confirmed. The others are tried
    again while they are set aside. Before the command gives up, it puts them back in their order. If it is killed, the
    server puts them back in reverse order. Source: docs/kestrel-wire.md, "Reliable reads".
 3. A queue is empty when it has neither items nor open reads, since open reads of other clients may come back.
 4. A queue that the destination does not take is left out with its children, and the others are moved.
-5. A job is never moved to where it is taken from again: that would go on for ever.
+5. A job is never moved to the place that it is taken from: that would never end.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class MoveCounts:
 class QueueMove:
     """Moves the items of the chosen queues.
 
-    retry_s: how long a server or gateway that is away is tried again; None: for ever. notice: gets one line for each
+    retry_s: how long an unreachable server or gateway is tried again; None: no limit. notice: gets one line for each
     further attempt. reached: gets the counts after each batch, and how many items there were at the last look.
     """
 
@@ -181,7 +181,7 @@ class QueueMove:
         batch: list[MovedItem] = []
         try:
             while batch or left > 0:
-                with interrupts.later():  # Ctrl-C ends the move after the items in hand, which keep their order
+                with interrupts.later():  # Ctrl-C ends the move after the items that are set aside, in order
                     if not batch:
                         taken = connection.take(queue, min(most, left))
                         batch = [MovedItem(each, envelope_expiry(each)) for each in taken]
@@ -202,7 +202,7 @@ class QueueMove:
             raise
 
     def _put_back(self, connection: KestrelConnection, queue: str, count: int) -> None:
-        """The items in hand are at the head of their queue again."""
+        """The items that were set aside are at the head of their queue again."""
         if not count:
             return
         try:

@@ -2,7 +2,7 @@
 
 1. Spans wait in memory, a limited number of them. While the collector does not keep up, further spans are dropped.
 2. Nothing waits for the collector: requests and the drain go on without it. At the stop the last spans get FLUSH_S.
-3. Whatever OpenTelemetry has to say is a warning, at most one of a kind in some seconds.
+3. Each message of OpenTelemetry is logged as a warning, at most one of each kind in some seconds.
 
 Source: OpenTelemetry specification 1.59, "Batching processor" and "OpenTelemetry Protocol Exporter".
 """

@@ -2,8 +2,8 @@
 
 1. The parent of a span is the trace context of the request, if it has one.
 2. Jobs carry the context of the span that enqueued them, except for events that have a trace of their own.
-3. A delivery is linked to the contexts that its jobs carry, and is no child of theirs: a batch has many.
-4. A request that stores nothing, such as a repeated one, has no span, nor has a poll that gets no job.
+3. A delivery is linked to the contexts that its jobs carry. It is not their child: a batch has many of them.
+4. A request that stores nothing, such as a repeated one, has no span. Neither has a poll that gets no job.
 5. A redrive is linked to the contexts that its jobs keep. Its span names the queue that they are put on.
 """
 

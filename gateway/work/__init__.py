@@ -1,1 +1,1 @@
-"""`kestrel-gateway work`: takes jobs over HTTP and hands each to a command or to an endpoint."""
+"""`kestrel-gateway work`: takes jobs over HTTP and gives each to a command or to an endpoint."""

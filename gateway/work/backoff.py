@@ -1,4 +1,4 @@
-"""Growing pauses while the gateway or the endpoint is away. All slots of the worker share one back-off for each."""
+"""Growing pauses while the gateway or the endpoint is unreachable. All slots share one back-off for each of the two."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Backoff:
         logger.warning("%s; next try in %.1f s", why, pause)
 
     def succeeded(self) -> None:
-        """What was away is back."""
+        """What was unreachable answers again."""
         self.trouble = ""
         self._failures = 0
 

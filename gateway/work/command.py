@@ -1,6 +1,6 @@
 """Runs a command for each job: the job on its standard input, its attributes in the environment.
 
-1. The job is in a file without a name, so a command that does not read it blocks nobody.
+1. The job is in a file without a name, so a command that does not read it blocks nothing.
 2. A command has a process group of its own, which ends with SIGTERM, then SIGKILL. If the worker itself is killed, the
    guard ends the group. It learns of the group from the command's process, before the command begins.
 3. Its standard error goes to the worker's, and its end is kept for the reason. A reader that is slow slows the command
@@ -45,7 +45,7 @@ _NO_SIGNAL: Final = getattr(socket, "MSG_NOSIGNAL", 0)
 
 
 class CommandRunner:
-    """timeout_s: how long a command may run; 0: for ever. kill_after_s: the time between SIGTERM and SIGKILL."""
+    """timeout_s: how long a command may run; 0: no limit. kill_after_s: the time between SIGTERM and SIGKILL."""
 
     def __init__(self, command: Sequence[str], *, timeout_s: float, kill_after_s: float, concurrency: int) -> None:
         self._command = list(command)

@@ -75,7 +75,7 @@ class WorkControl:
             self._changed.set()
 
     def give_back(self, why: str) -> None:
-        """As `finish`, and the jobs in hand go back to their queue now."""
+        """As `finish`, and the jobs in progress go back to their queue now."""
         self.finish(why)
         self.giving_back.set()
 
@@ -134,7 +134,7 @@ class WorkControl:
         self.finish(f"--max-time {self._limits.max_time_s:g}")
 
     def _interrupt(self) -> None:
-        """Ctrl-C finishes the job in hand; a second one gives it back."""
+        """Ctrl-C finishes the jobs in progress; a second one gives them back."""
         if self.finishing.is_set():
             self.give_back("SIGINT")
         else:

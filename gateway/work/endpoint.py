@@ -1,6 +1,6 @@
 """Posts each job to an HTTP endpoint: the job's own bytes and type, its attributes as `ce-` headers.
 
-1. Nothing is taken while nobody listens at the endpoint: after a connection has failed, a connection without a request
+1. No job is taken while nothing listens at the endpoint: after a connection has failed, a connection without a request
    is made first, and the pauses grow.
 2. No redirect is followed: the endpoint is what the user named, and nothing else gets the job.
 3. Of an answer only the beginning is read, for the reason.
@@ -35,7 +35,7 @@ _ACCEPTED: Final = 202
 
 
 class EndpointRunner:
-    """timeout_s: how long an answer may take; 0: for ever. reject_on: statuses that make a job a dead letter.
+    """timeout_s: how long an answer may take; 0: no limit. reject_on: statuses that make a job a dead letter.
 
     secrets: sign each request, if there are any.
     """
@@ -64,7 +64,7 @@ class EndpointRunner:
         self._reached = False
 
     async def obstacle(self) -> WorkVerdict | None:
-        """Whether somebody listens at the endpoint, unless that is known from the last request."""
+        """Whether a server listens at the endpoint, unless that is known from the last request."""
         if self._reached:
             return None
         port = self._url.port or {"http": 80, "https": 443}[self._url.scheme]

@@ -36,7 +36,7 @@ class FailureDelay:
 
 
 class JobLease:
-    """One job in hand. It is extended at half the time of its lease."""
+    """One job that a slot works on. Its lease is extended after half of its time."""
 
     def __init__(self, source: JobSource, job: TakenJob, control: WorkControl) -> None:
         self._source = source

@@ -1,4 +1,4 @@
-"""Whether an endpoint puts jobs on the queue that they are taken from, so that each would be worked on for ever."""
+"""Whether an endpoint puts jobs on the queue that they are taken from, so that they would never end."""
 
 from __future__ import annotations
 

@@ -1,9 +1,10 @@
 """The worker: some slots, each of which takes a job, lets the runner work on it, and settles it.
 
-1. A slot has at most one job or one batch, and asks for the next only after the last one is settled. So at most as many
-   jobs or batches as there are slots are repeated, whatever is killed. That is why it does not ack with `next?ack=`:
-   while such a call has no answer, a slot may have two jobs.
-2. Nothing is taken while it cannot be worked on: the runner is asked first, and pauses grow while something is away.
+1. A slot has at most one job or one batch, and asks for the next only after the last one is settled. So whatever
+   is killed, each slot repeats at most one job or batch. For this reason it does not ack with `next?ack=`: while such a
+   call has no answer, a slot may have two jobs.
+2. No job is taken while it cannot be worked on: the runner is asked first, and pauses grow while something is
+   unreachable.
 3. A poll that ends early without a job counts as a failure, so that slots never poll in a busy loop.
 """
 

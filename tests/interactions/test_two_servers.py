@@ -63,7 +63,7 @@ def test_pause_ordering_key(cluster: tuple[Api, list[BrokerProcess]]) -> None:
 
 
 def test_pause_several_servers(cluster: tuple[Api, list[BrokerProcess]]) -> None:
-    """Nothing is handed out from any server."""
+    """No server delivers a job."""
     api, many = cluster
     api.put("pause-servers", *range(16))
     assert 0 not in spread(many, "pause-servers")
@@ -74,7 +74,7 @@ def test_pause_several_servers(cluster: tuple[Api, list[BrokerProcess]]) -> None
 
 
 def test_limits_ordering_key(cluster: tuple[Api, list[BrokerProcess]]) -> None:
-    """With `max_in_flight = 1` a job of a key is done before the next one is handed out."""
+    """With `max_in_flight = 1` a job of a key is done before the next one is delivered."""
     api, _ = cluster
     api.put("limits-order", 1, 2, 3, ordering_key="k")
     for number in (1, 2, 3):

@@ -5,10 +5,10 @@ Its Host must be loopback or listed, and a web page's origin must be its own or 
 With keys neither is checked: no browser adds a Bearer key by itself, so a page can do nothing that its author could not
 do from another machine (docs/security.md).
 
-A web page can send requests to 127.0.0.1 from its reader's browser, also through a DNS name of its own that resolves to
-127.0.0.1 (DNS rebinding). The Host header reveals the latter, Origin and Sec-Fetch-Site the former. Over plain HTTP
-beyond loopback, browsers send neither with the GET of an image, so a browser's GET of a job is refused there. Source:
-Fetch Metadata Request Headers (W3C); RFC 6454 (Origin); RFC 9110, section 7.2 (Host).
+A web page can send requests to 127.0.0.1 from its visitor's browser. Origin and Sec-Fetch-Site reveal that. It can also
+use a DNS name of its own that resolves to 127.0.0.1 (DNS rebinding), which the Host header reveals. Over plain HTTP
+beyond loopback, browsers send neither Origin nor Sec-Fetch-Site with the GET of an image, so a browser's GET of a job
+is refused there. Source: Fetch Metadata Request Headers (W3C); RFC 6454 (Origin); RFC 9110, section 7.2 (Host).
 """
 
 from __future__ import annotations

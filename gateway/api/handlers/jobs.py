@@ -116,7 +116,7 @@ def note_delivery(call: Call, queue: Queue, delivery: Delivery) -> None:
 
 
 def held_headers(hold: Hold | None) -> Headers:
-    """The headers that say why the queue hands out nothing, if it may have jobs."""
+    """The headers that say why the queue delivers nothing, if it may have jobs."""
     if hold is None:
         return []
     return [(b"queue-paused", b"true") if hold is Hold.PAUSED else (b"queue-limited", hold.value.encode())]

@@ -2,7 +2,7 @@
 
 1. A part is what has arrived, up to its last complete line. While one is being stored, the next one arrives, and
    waits for it. So jobs keep their order, and at most two parts are in memory, each of about PART_BYTES.
-2. The request ends early if no job of a part could be stored: the others would fail alike.
+2. The request ends early if no job of a part could be stored: the others would fail in the same way.
 3. If the body ends early, however that happens, a part that is being stored is stored and counted. Nothing behind it
    is stored: no line that is incomplete, and no line that is in no part yet.
 4. An answer that is not 204 says how many jobs are decided, from the first on, and how many of them are stored.

@@ -1,6 +1,6 @@
 """The page at `/ui/` and the reference at `/docs` over HTTP: files that need no key, because they hold no data.
 
-The page reads and changes queues through the contract, with the key that its reader enters.
+The page reads and changes queues through the contract, with the key that its user enters.
 """
 
 from __future__ import annotations

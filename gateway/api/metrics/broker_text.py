@@ -1,4 +1,4 @@
-"""The metrics of the embedded broker: its commits, its files and the free room on its disk.
+"""The metrics of the embedded broker: its commits, its files and the free space on its disk.
 
 They have no label `worker`: the broker is one process, and the worker that is scraped asks it.
 """
@@ -16,7 +16,7 @@ from gateway.api.metrics.text import family
 
 GAUGES: Final = {
     "kestrel_gateway_broker_file_bytes": "size of the files of the embedded broker",
-    "kestrel_gateway_broker_disk_free_bytes": "free room on the disk of the embedded broker",
+    "kestrel_gateway_broker_disk_free_bytes": "free space on the disk of the embedded broker",
     "kestrel_gateway_broker_disk_size_bytes": "size of the disk of the embedded broker",
 }
 COMMITS: Final = "kestrel_gateway_broker_commit_duration_seconds"

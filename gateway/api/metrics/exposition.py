@@ -72,9 +72,7 @@ class Metric:
 
 
 METRICS: Final = (
-    Metric(
-        "leases_delivered_total", "leases handed out since the start: those that have ended and those that are open"
-    ),
+    Metric("leases_delivered_total", "leases opened since the start: those that have ended and those that are open"),
     Metric("leases_settled_total", "leases that have ended, by outcome", ("outcome",)),
     Metric("leases_open", "leases that have not ended"),
     Metric("leases_delayed", "open leases that are nacked with a delay, and whose job stays set aside until it is due"),

@@ -8,7 +8,7 @@ A batch is one JSON object with a list of jobs, a list of events (`application/c
 (`application/x-ndjson`): first the lease, then one job object each.
 
 1. Accept selects the form (RFC 9110, section 12.5.1); among equal weights, the first form above. The job's own bytes
-   are returned with `format=raw`, or if Accept includes their type, also by `text/*`, and the type is not JSON.
+   are returned with `format=raw`, or if Accept includes their type, even by `text/*`, and the type is not JSON.
 2. If Accept allows none of them, the answer is the object: a job that was taken is delivered.
 3. What cannot be rendered in a form is rendered as the object. `format=raw` always returns bytes: attributes that no
    header can hold are left out, and a header gives their number. A client that cannot read the head of an answer would

@@ -1,9 +1,10 @@
 """The open reads of one multiplexed connection, and the opens that wait.
 
-1. An open has one answer, also after a cancel: its items, or the reason why there is none. No open waits for another
+1. An open has one answer, even after a cancel: its items, or the reason why there is none. No open waits for another
    operation, except for the confirm of the read that it names.
-2. While the worker takes no items, its opens are deferred, and the queues serve others. So do they while the next item
-   exceeds the bytes that the worker or the tenant may have open: an open that waits is passed over, another one ends.
+2. While the worker takes no items, its opens are deferred, and the queues serve others. They also serve others while
+   the next item exceeds the bytes that the worker or the tenant may have open: an open that waits is passed over, and
+   another one ends.
 3. At the end of the connection all waiting opens are gone first, then all open reads are back in the order in which
    they were taken, and only then are other clients served, some in each turn of the loop.
 """

@@ -1,4 +1,4 @@
-"""The items of one queue that nobody has read: the first of them in memory, the rest only on disk. No I/O.
+"""The items of one queue that no client has read: the first of them in memory, the rest only on disk. No I/O.
 
 Invariants
 1. The items in `ready` come before every row above `cursor`. Rows above `cursor` are read from disk in order of ids.

@@ -1,7 +1,7 @@
 """All queues by name: creation, fanout children, limits, expiry to other queues, flushing and deleting. No sockets.
 
 A queue is created when a get, a set or a monitor first names it. It is stored on disk by its first item, or if it is a
-fanout child (a child must get every later `set` of its parent, also after a restart).
+fanout child (a child must get every later `set` of its parent, even after a restart).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """One FIFO queue in memory: decides who gets which item, what the limits allow, and what happens to expired items.
 
-The items and their order are in its backlog, the open reads and the waiters in objects of their own. Synchronous; its
+The items and their order are in its backlog, the open reads and the waiters in separate objects. Synchronous; its
 journal does the I/O.
 
 Invariants

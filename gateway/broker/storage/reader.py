@@ -1,9 +1,9 @@
 """Reads the rows of a queue in order, and leaves out damaged ones. One connection, for one thread; never writes.
 
-A row whose checksum fails is left out and reported. So is a place in the tree that SQLite cannot read, up to the next
-one that it can read. A damaged tree can also lead SQLite back to rows that it has returned: at the first id that is not
-above the one before, the reader stops and searches again above the highest. So it reads each id at most once. Nothing
-is removed: damaged rows stay in the file, for `broker check` and for a repair.
+A row whose checksum fails is left out and reported. A place in the tree that SQLite cannot read is left out, too, up to
+the next one that it can read. A damaged tree can also lead SQLite back to rows that it has returned: at the first id
+that is not above the one before, the reader stops and searches again above the highest. So it reads each id at most
+once. Nothing is removed: damaged rows stay in the file, for `broker check` and for a repair.
 
 A large item is a window of its own, and is read in steps of a few parts: between them the thread can do other reads,
 and no statement keeps an old state of the file, which would let its log grow.

@@ -19,7 +19,7 @@ from enum import Enum
 from typing import Final, NamedTuple
 
 BURST_S: Final = 0.1
-"""Tokens for this long make up for consumers that come a little late, and are what a queue hands out at once."""
+"""Tokens for this long make up for consumers that come a little late. So many jobs may be delivered at once."""
 
 MARGIN: Final = 1e-6
 """Tokens that may be missing because of rounding."""

@@ -1,6 +1,6 @@
 """The places of one poll of several queues: those that it has, and those for which it waits.
 
-A queue with a limit is open for the poll once it has a place there. It keeps a place until it ends, also while it waits
+A queue with a limit is open for the poll once it has a place there. It keeps a place until it ends, even while it waits
 for a job of another queue.
 """
 

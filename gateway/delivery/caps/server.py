@@ -1,4 +1,4 @@
-"""Serves the counter of places to the workers of one gateway. Runs in the supervisor, which lives as long as they do.
+"""Serves the counter of places to the workers of one gateway. Runs in the supervisor, which outlives every worker.
 
 Owns the connections and the timer. The rules: gateway.delivery.caps.counter.
 """

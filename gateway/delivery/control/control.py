@@ -2,7 +2,7 @@
 
 1. Each worker looks at each member every LOOK_S: one peek. What is newer there is taken over at once, and listeners are
    called. A member that lacks something gets it, after 2 to 8 looks, so that one worker writes and not all: it was
-   away, is new, or was flushed.
+   unreachable, is new, or was flushed.
 2. A change is known here once a member has stored it. Members that cannot be reached get it when they return.
 3. Nothing that is known is lost while this process or one member lives: a member without an item changes nothing.
 """

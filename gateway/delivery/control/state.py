@@ -5,7 +5,7 @@ tombstone: it says that the entry was deleted.
 
 1. Of two entries with the same kind and name the newer one wins. So merging is commutative, associative and idempotent:
    states that are merged in any order are equal in the end.
-2. A writer that replaces an entry writes a later time than the entry has, also if its own clock is behind.
+2. A writer that replaces an entry writes a later time than the entry has, even if its own clock is behind.
 3. A tombstone is dropped KEPT_S after it was written, and if its kind has TOMBSTONES or more newer ones.
 """
 
@@ -19,7 +19,7 @@ import orjson
 
 FORMAT: Final = 1
 KEPT_S: Final = 30 * 86400
-"""A server that was away for longer may bring back what was deleted meanwhile."""
+"""A server that was unreachable for longer may bring back what was deleted meanwhile."""
 TOMBSTONES: Final = 1000
 
 

@@ -5,8 +5,8 @@
    in another order than they took them.
 3. A search that has begun ends, even if its request is cancelled.
 4. A dead letter that is found is settled before the others go back, so it keeps its place if it cannot be settled.
-5. That a dead letter does not exist is certain only if all of them were looked at: on every server, and none was held
-   by another consumer.
+5. It is certain that a dead letter does not exist only if all were looked at, on every server, and no other consumer
+   held one.
 """
 
 from __future__ import annotations

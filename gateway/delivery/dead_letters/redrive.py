@@ -1,8 +1,9 @@
 """Redrive: moves dead letters back to the queue they come from, or to another one, as first attempts. Knows no leases.
 
-1. A dead letter is put on its queue, seen stored, and only then confirmed. It is never lost, but may exist twice.
+1. A dead letter is put on its queue, and confirmed only after Kestrel has answered STORED. It is never lost, but may
+   exist twice.
 2. If queues share their dead letters, those of other queues are skipped: taken, and then given back to their places.
-   So are those that died for another reason than the one that is asked for.
+   So are those with another reason than the one that is asked for.
 3. A step that has begun ends before the next one, even if the request is cancelled. Dead letters that are given back go
    to the head of their queue, so they keep their order only if they are given back one after the other.
 """
@@ -72,7 +73,7 @@ class Redriven:
 @dataclass(slots=True)
 class _Run:
     """One redrive in progress. skipped: dead letters that are not to be moved, in order. next_s: for the rate.
-    on_job: None: nobody wants to know.
+    on_job: None: no callback.
     """
 
     queue: Queue

@@ -4,8 +4,8 @@ Kestrel shows only the head of a queue, so a search takes one dead letter after 
 own. Other consumers do not see those meanwhile.
 
 1. Servers are searched at the same time, each from its oldest dead letter on.
-2. What was taken goes back the newest first, each before the next one, because each goes to the head: so a queue keeps
-   its order, whatever another consumer takes meanwhile.
+2. What was taken goes back one after the other, the newest first, because each goes to the head. So a queue keeps its
+   order, whatever another consumer takes meanwhile.
 3. A search takes at most SEARCHED dead letters and SEARCHED_BYTES on a server, and begins no take after LONGEST_S.
 4. If the worker dies, Kestrel puts them back in any order. None is lost.
 

@@ -62,7 +62,7 @@ class HoldingQueues:
             self.waits_s.append(wait_ms / 1000)
 
     async def hold(self, job: HeldJob, wait_ms: int = 0) -> None:
-        """Stores the job until it is due, or until its next hop: Kestrel has answered STORED.
+        """Stores the job until it is due, or until its next move: Kestrel has answered STORED.
 
         wait_ms: the delay that begins now, if other jobs have the same one; 0: unknown.
 

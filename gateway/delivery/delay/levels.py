@@ -3,7 +3,7 @@
 1. Every job waits the same time in the holding queue of a level, so the job at its head is the first that may leave.
    Level k waits 2^k sixteenths of a second.
 2. The next level is the longest wait that is not longer than what is left until the job is due: a delay takes at most
-   one hop per level. In level 0 a job waits until it is due, which is less than two of its waits.
+   one move per level. In level 0 a job waits until it is due, which is less than two of its waits.
 3. No step is early: instants are whole milliseconds, rounded up.
 """
 

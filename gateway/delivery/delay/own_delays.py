@@ -1,9 +1,9 @@
-"""Delays with a holding queue of their own, which jobs leave when they are due: one hop instead of one a level.
+"""Delays with a holding queue of their own, which jobs leave when they are due: one move instead of one per level.
 
 A policy's `retry_delay` has few values, and each may delay many jobs. All jobs of such a queue wait the same time.
 
 1. A queue is used only after its delay was stored in the control state, which all workers and replicas follow. So
-   every one of them looks at the queue, also one whose policies do not have the delay, and one that starts later.
+   every one of them looks at the queue, even one whose policies do not have the delay, or one that starts later.
 2. There are at most MOST such delays, and none shorter than SHORTEST_S. Jobs with other delays go through the levels.
 """
 
@@ -19,7 +19,7 @@ from gateway.errors import BackendUnavailable, OutcomeUnknown
 
 MOST: Final = 32
 SHORTEST_S: Final = 0.25
-"""Below, a delay needs one or two hops anyway."""
+"""Below, a delay needs one or two moves anyway."""
 
 OWN_DELAY: Final[EntryKind[bool]] = EntryKind("own-delay", bool, bool)
 """Named by their milliseconds."""

@@ -1,10 +1,10 @@
 """How long the job at the head of a queue has waited, by the time in the job, which is peeked.
 
-Kestrel's own `age` is that of the last item that was read, so a queue that nobody reads looks fresh there. A queue
+Kestrel's own `age` is that of the last item that was read, so a queue without consumers looks fresh there. A queue
 without waiting jobs has the age 0.
 
-1. A head is peeked again only if its server's figures say that it may be another one. A queue that nobody reads is
-   peeked once in RECHECK_S, in case it was deleted and created again, which figures do not always tell.
+1. A head is peeked again only if its server's figures say that it may be another one. A queue without consumers
+   is peeked once in RECHECK_S, in case it was deleted and created again, which figures do not always tell.
 2. A round peeks at most ROUND_BYTES. Heads beyond that keep their age of before, and come first in the next round.
 3. An item without a time (a raw item) counts from the round in which it was first seen at the head, or by Kestrel's age
    if that is more. It is the same item if it has the same bytes and the figures do not say that it may be another one.

@@ -5,9 +5,9 @@
 2. When the client ends the stream, every job in the window goes back at once, in order. A job that was not sent uses no
    attempt.
 3. After an `end`, leases stay as they are, except those of jobs that the client cannot have: they go back.
-4. A lease that expires before its job is sent ends the stream. So do as many expired leases in a row as the window
-   holds, and at least LEAST_EXPIRED, while the client settles nothing. Nothing is sent while such leases expire: their
-   jobs may be back before they have ended.
+4. A lease that expires before its job is sent ends the stream. As many expired leases in a row as the window holds, and
+   at least LEAST_EXPIRED, end it, too, if the client settles nothing meanwhile. Nothing is sent while such leases
+   expire: their jobs may be back before they have ended.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Subscriptions: fanout children of a queue. Each gets a copy of every job that is published to the queue."""
+"""Subscriptions: fanout children of a queue. Each gets a copy of every job that is enqueued to the queue."""

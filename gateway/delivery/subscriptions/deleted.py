@@ -1,8 +1,8 @@
-"""Deleted subscriptions, and on which servers each is gone. On a server that was away, it is deleted when it returns.
+"""Deleted subscriptions, and on which servers each is deleted. An unreachable server deletes it when it returns.
 
 A subscription may be created again before that. Then the servers that still have the old one are remembered one by one,
-as outdated: each deletes it when it returns, and gets the new one. One entry for each server, so that programs that
-make up for it on several servers at once do not undo each other's changes.
+as outdated: each deletes it when it returns, and gets the new one. Each server has its own entry, so that workers
+that do this on several servers at the same time do not overwrite each other's changes.
 
 All of this is stored on Kestrel itself, in the control state that all workers and replicas share. Version 0.1.0 does
 not know outdated servers, and keeps their entries.
@@ -100,7 +100,7 @@ class DeletedSubscriptions:
         await self._entries.delete(key)
 
     def outdated(self, server: str) -> Collection[str]:
-        """The keys of the children that exist, but were deleted and created again while the server was away."""
+        """The keys of the children that exist, but were deleted and created again while the server was unreachable."""
         if not self._outdated.items():
             return ()  # polls ask often
         pairs = [name.rpartition(" ") for name in self._outdated.items()]

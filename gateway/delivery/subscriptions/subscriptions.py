@@ -3,8 +3,8 @@ gateway.kestrel.fanout.
 
 1. A subscription that was created on every server gets each job that is stored from then on. If a server did not
    answer, the caller must repeat the request.
-2. A deletion is stored before the first server deletes the subscription, so that it is deleted on a server that is
-   away when that server returns.
+2. A deletion is stored before the first server deletes the subscription, so that an unreachable server deletes it when
+   it returns.
 3. One request at a time creates or deletes a subscription, in all workers of a gateway: otherwise one server might be
    left with it and another one without. Two replicas do not wait for each other.
 4. Before a deletion every poll of the subscription ends, in every worker. A poll that looks for jobs meanwhile does not

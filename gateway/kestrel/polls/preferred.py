@@ -1,7 +1,7 @@
 """One poll of several queues: the item comes from the first of them that has one.
 
 1. The queues are asked one after the other, and after HURRY_S all that are left at once, so that a silent server costs
-   SILENT_S in all and not for each queue. If all are empty, the poll waits for items of all of them.
+   SILENT_S in total and not for each queue. If all are empty, the poll waits for items of all of them.
 2. If a later queue then has an item, the earlier ones are asked again, all at once. The item stays set aside meanwhile.
    It is the result only if they have answered that they are empty.
 3. A server that answers nothing at all for SILENT_S is not waited for (rule 4 of gateway.kestrel.polls.rules, with less

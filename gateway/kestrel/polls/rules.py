@@ -11,8 +11,8 @@ On the embedded broker a poll first takes an item without these rules if no othe
    sent. While a server's last answer is empty, it has one take at a time.
 3. A waiter that comes while others wait, or while a wait is on a server, waits at once: there is nothing to take.
 4. A poll ends empty only if a final take, sent at its end, has found nothing. A server that has answered nothing at
-   all is left out: after the poll's `patience_s`, and after PROOF_S at the latest if another server has answered the
-   take. The answer says how many servers were asked; if none was asked, the poll fails.
+   all is left out: after the poll's `patience_s`, or after PROOF_S, if that is less and another server has
+   answered the take. The answer says how many servers were asked; if none was asked, the poll fails.
 5. Each server has one wait for each waiter, up to `limit`. All servers together have at most QUEUE_GETS; with more
    servers than that the waits move between them, so that each server is read within a second.
 6. With several servers, never more gets begin within STEP_S than there are waiters, so that a few polls on full queues

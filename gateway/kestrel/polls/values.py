@@ -217,7 +217,7 @@ class EndReason(Enum):
     CROWDED = "the server has no place for a get"
     SILENT = "the server does not answer"
     UNCONNECTED = "there was no connection in time"
-    FAILED = "the get was cut"
+    FAILED = "the get failed"
 
     __hash__ = object.__hash__
 

@@ -208,8 +208,8 @@ class Placement:
         if not copies:
             return full
         return OutcomeUnknown(
-            "the queue is full, and its subscriptions may have got the job nevertheless: Kestrel copies a job to them "
-            "first; sending it again copies it again"
+            "the queue is full, but its subscriptions may have the job, because Kestrel copies it to them first; if it "
+            "is sent again, it is copied again"
         )
 
 

@@ -1,11 +1,11 @@
 """How many items one server may hold for this worker, and how many gets may be on it. Counts; sends nothing.
 
 1. A server that holds as many items for a tenant as it may is `full` for that tenant: no item is taken for the tenant
-   until there is room. So is a server that has refused an item because of its bytes, until one is let go, for at most
-   SHORT_S: items that were let go just before the refusal may have made room.
+   until there is room. A server that has refused an item because of its bytes is `full`, too, until an item is let go,
+   for at most SHORT_S: items that were let go just before the refusal may have made room.
 2. It has at most `max_gets` gets, for all queues together, plus at most one take per queue that has no free place
-   (gateway.kestrel.polls.rules, rule 7). A queue's second get and all further ones use only one half
-   of the tenant's places, so that many queues still have one each.
+   (gateway.kestrel.polls.rules, rule 7). A queue's second get and all further ones use only one half of the tenant's
+   places, so that many queues still have one each.
 3. A caller that was refused by 1 or 2 is informed of room: `on_room` is called soon after there is some again.
 """
 

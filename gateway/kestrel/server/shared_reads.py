@@ -6,8 +6,8 @@
 2. A read whose turn has come is the oldest one that is not decided.
 3. At the end of the connection every read without an answer is back on its queue, or its outcome is unknown if its
    command was sent.
-4. If the server has opened fewer reads than were asked for, with an ERROR, it opens that many at most: the limit is
-   learnt, and the items are back with the connection.
+4. An ERROR after fewer reads than were asked for means that the server allows only that many. The limit is remembered,
+   and the items are back on their queue, because the connection has ended.
 """
 
 from __future__ import annotations
