@@ -4,7 +4,7 @@
 #   ./consumer.sh QUEUE [COMMAND [ARGUMENT...]]      for instance: ./consumer.sh emails ./send-mail
 #
 # The command gets the delivery as JSON on its standard input (`cat` when none is given) and must end with exit code 0
-# once the work is done. SIGTERM ends the consumer once the poll (20 seconds at most) or the job in hand is finished.
+# once the work is done. SIGTERM ends the consumer once the poll (20 seconds at most) or its job is finished.
 #
 #   GATEWAY_URL     where the gateway listens (default http://127.0.0.1:8080); also GATEWAY
 #   GATEWAY_KEY     the secret of a key, if the gateway asks for one
@@ -55,7 +55,7 @@ trap 'stopping=yes' INT TERM
 finished=0
 failures=0
 
-# settle ack|nack: tells what became of the job in hand.
+# settle ack|nack: reports what became of the job.
 settle() {
   curl -sS -H @"$FILES/key" --max-time 20 --retry 3 --retry-connrefused -o "$FILES/answer" -w '%{http_code}' -X POST "$GATEWAY/leases/$lease/$1"
 }

@@ -4,7 +4,7 @@
 //   QUEUE=emails php consumer.php
 //
 // LEASE_SECONDS (60) is the length of the lease. If it is not extended in time, another consumer gets the job.
-// SIGTERM ends it with exit code 0: within a second while it waits for a job, otherwise once the job in hand is acked.
+// SIGTERM ends it with exit code 0: within a second while it waits for a job, otherwise once its job is acked.
 
 declare(strict_types=1);
 

@@ -7,7 +7,7 @@
 //
 // Needs ext-pcntl and ext-curl, or ext-memcached. By memcached it reads from a Kestrel server or from the embedded broker
 // (--broker-listen), without the gateway's leases: the job comes again when this program ends without an answer.
-// SIGTERM ends it once the job in hand is done, with exit code 0.
+// SIGTERM ends it once its job is done, with exit code 0.
 
 declare(strict_types=1);
 

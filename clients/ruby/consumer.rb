@@ -5,7 +5,7 @@
 #   QUEUE=emails ruby consumer.rb
 #
 # LEASE_SECONDS (60) is the length of the lease. If it is not extended in time, another consumer gets the job.
-# SIGTERM ends it with exit code 0: at once while it waits for a job, otherwise once the job in hand is acked.
+# SIGTERM ends it with exit code 0: at once while it waits for a job, otherwise once its job is acked.
 
 require_relative "gateway"
 
