@@ -21,7 +21,7 @@ AT_ONCE: Final = 32
 
 
 class ExpiredJobs:
-    """The expired jobs that one poll has met. tasks: the lifespan's group."""
+    """The expired jobs that one poll has found. tasks: the lifespan's group."""
 
     __slots__ = ("_tasks", "_under_way")
 

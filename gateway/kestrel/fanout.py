@@ -341,7 +341,7 @@ class Fanout:
         return self.deleted is not None and self.deleted.on(key) is not None
 
     def _is_gone(self, key: str, server: ServerLink) -> bool:
-        """Whether the child was deleted while the member was away. If it was gone there, another program made it
+        """Whether the child was deleted while the member was unreachable. If it was gone there, another program made it
         again."""
         gone = None if self.deleted is None else self.deleted.on(key)
         return gone is not None and server.address.name not in gone

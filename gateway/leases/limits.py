@@ -1,4 +1,4 @@
-"""How many leases may be open, in all and per tenant, and how many bytes their items may have. Ends no lease."""
+"""How many leases may be open, in total and per tenant, and how many bytes their items may have. Ends no lease."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ class Registry:
     """Owns every open read under a lease.
 
     tasks: the lifespan's group, to which settlements belong. limit, tenant_limit, limit_bytes, share: see LeaseLimits.
-    longest_s: no lease lasts longer in all, extensions and delays included; 0: no such limit.
+    longest_s: no lease lasts longer in total, extensions and delays included; 0: no such limit.
     memory_s, memory_limit: how long, and how many, ended leases are remembered.
     """
 

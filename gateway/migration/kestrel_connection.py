@@ -32,7 +32,7 @@ docs/kestrel-wire.md, "Reliable reads"."""
 
 
 class KestrelFailed(Exception):
-    """The server did not do it, or what it did is not known. retryable: it is away or full, and may do it later."""
+    """The server did not do it, or what it did is not known. retryable: it is unreachable or full now."""
 
     def __init__(self, what: str, *, retryable: bool) -> None:
         super().__init__(what)

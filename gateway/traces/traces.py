@@ -26,7 +26,7 @@ class Traces:
         return RequestSpans(self.export.tracer, self._lease_spans, request, request_id)
 
     def exhausted(self, queue: Queue, job: Job, attempts: int, began_ns: int) -> None:
-        """See Moves.exhausted. The span is in a trace of its own: the poll that met the job goes on."""
+        """See Moves.exhausted. The span is in a trace of its own: the poll that found the job goes on."""
         link = link_to(job)
         span = begin(
             self.export.tracer,

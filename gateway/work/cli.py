@@ -210,7 +210,7 @@ def _check_wait(address: Target, wait_s: float) -> None:
         with GatewayApi(address, 0, options.notice) as api:
             longest_s = float(api.call("GET", "/").json()["limits"]["max_timeout_seconds"])
     except CallFailed:
-        return  # the worker waits for a gateway that is away, and reports what else is wrong
+        return  # the worker waits for an unreachable gateway, and reports what else is wrong
     if wait_s > longest_s:
         raise click.UsageError(
             f"wait: {wait_s:.15g} is above the maximum of {counted(longest_s, 'second', form='.15g')}, the gateway's "

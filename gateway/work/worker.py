@@ -124,8 +124,8 @@ class Worker:
     async def _take(self, most: int) -> TakenJob | None:
         """A job, or a batch of up to `most`.
 
-        None if none came, if the gateway is away, or if the worker stops or pauses and no answer is under way. The last
-        poll ends with --max-time, so that a gateway that does not answer then is away.
+        None if none came, if the gateway is unreachable, or if the worker stops or pauses and no answer is under way.
+        The last poll ends with --max-time; a gateway that does not answer then counts as unreachable.
         """
         began_s = time.monotonic()
         source, wait_s = self._source, min(self._wait_s, max(self._control.left_s, _SHORTEST_POLL_S))

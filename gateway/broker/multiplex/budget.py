@@ -1,4 +1,4 @@
-"""How many bytes the open items of one worker may have, in all and per tenant. Counts; sends nothing.
+"""How many bytes the open items of one worker may have, in total and per tenant. Counts; sends nothing.
 
 The worker holds the same items, so this bounds the memory of both. The worker sets the limit and the share in its
 greeting, and names the tenant of each open.

@@ -204,7 +204,7 @@ class Ledger:
             self._claims, self._swept_s = 0, time.monotonic()
 
     def _sweep_if_due(self, file: sqlite3.Connection) -> None:
-        """A sweep that fails, because of damage that no request meets, is undone and fails no request."""
+        """A sweep that fails, because of damage that no request reads, is undone and fails no request."""
         if self._claims < SWEEP_EVERY_CLAIMS and time.monotonic() - self._swept_s <= SWEEP_EVERY_S:
             return
         file.execute("SAVEPOINT sweep")
