@@ -155,8 +155,8 @@ class Gated:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._member, name)
 
-    async def take(self, key: str) -> OpenRead | None:
-        read = await self._member.take(key)
+    async def take(self, key: str, tenant: str = "") -> OpenRead | None:
+        read = await self._member.take(key, tenant)
         if read is None:
             self._reached.set()
             await self._go_on.wait()
