@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from gateway.delivery.backend import BackendMember
+from gateway.delivery.control import state
 from gateway.delivery.control.control import LOOK_S, Control
 from gateway.delivery.control.entries import ControlMap, EntryKind
 from gateway.delivery.control.queue import ControlQueue
@@ -136,11 +137,11 @@ async def test_two_writers_at_once_leave_one_item_with_the_entries_of_both(own_b
         await asyncio.gather(one.control.close(), two.control.close())
         queues = [ControlQueue(each.members.each_member()[0], KEY) for each in (one, two)]
         for number in range(20):
-            states = [written(f"{number}-{name}") for name in "ab"]
-            await asyncio.gather(*(queue.write(state) for queue, state in zip(queues, states, strict=True)))
+            both = [written(f"{number}-{name}") for name in "ab"]
+            await asyncio.gather(*(queue.write(own) for queue, own in zip(queues, both, strict=True)))
             item = await queues[0].read()
             assert item is not None
-            assert all(item.state.covers(state) for state in states), number
+            assert all(item.state.covers(own) for own in both), number
             assert await queues[0].count() == 1
 
 
@@ -180,6 +181,23 @@ async def test_a_writer_waits_for_one_that_has_its_item_set_aside(own_broker: Br
         assert item is not None
         assert {name for _, name in item.state} == {"a", "b"}
         assert await queues[0].count() == 1
+
+
+@pytest.mark.parametrize("limit", [{"KEPT_S": 1}, {"TOMBSTONES": 2}])
+@on_a_loop
+async def test_a_forgotten_deletion_is_not_written_again(
+    own_broker: BrokerProcess, monkeypatch: pytest.MonkeyPatch, limit: dict[str, int]
+) -> None:
+    """A worker that runs for a month forgets it as the server does; otherwise it would write it again and again."""
+    for name, value in limit.items():
+        monkeypatch.setattr(state, name, value)
+    async with worker(own_broker.address) as one:
+        for number in range(4):
+            await one.notes.delete(str(number))
+        await until(lambda: one.notes.deleted_at("0") is None, 30)
+        written = own_broker.stat(f"queue_{KEY}_total_items")
+        await asyncio.sleep(6 * LOOK_S)  # it writes what is missing after two looks
+        assert own_broker.stat(f"queue_{KEY}_total_items") == written
 
 
 @on_a_loop

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import itertools
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.delivery.control import state as state_module
 from gateway.delivery.control.state import (
     KEPT_S,
     TOMBSTONES,
@@ -63,6 +65,37 @@ def test_replaces_is_a_strict_order(first: ControlItem, second: ControlItem, thi
     assert not (first.replaces(second) and second.replaces(first))
     if first.replaces(second) and second.replaces(third):
         assert first.replaces(third)
+
+
+deletions = st.dictionaries(keys, st.builds(ControlEntry, st.integers(NOW_MS, NOW_MS + 5), st.none()), max_size=6)
+deleted = st.builds(
+    ControlItem, st.sampled_from(["1", "2", "3"]), deletions.map(lambda found: ControlState(found.items()))
+)
+
+
+@given(st.tuples(deleted | items, deleted | items, deleted | items))
+def test_no_item_is_removed_for_one_that_it_replaces(three: tuple[ControlItem, ControlItem, ControlItem]) -> None:
+    """Also where old tombstones are dropped, and not by a detour: writers that meet never remove all."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(state_module, "TOMBSTONES", 1)
+        for each in three:
+            each.state.prune(NOW_MS)
+        first, second, third = three
+        assert not first.replaces(first)
+        assert not (first.replaces(second) and second.replaces(first))
+        assert not (first.replaces(second) and second.replaces(third) and third.replaces(first))
+
+
+@given(deleted, deleted)
+def test_what_is_merged_replaces_both(first: ControlItem, second: ControlItem) -> None:
+    """It does not lack the tombstones that it has no room for, so writers come to an end."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(state_module, "TOMBSTONES", 1)
+        both = ControlItem("4", merged(first.state, second.state))
+        for each in (first, second, both):
+            each.state.prune(NOW_MS)
+        assert both.replaces(first)
+        assert both.replaces(second)
 
 
 @given(items)

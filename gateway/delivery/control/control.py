@@ -245,9 +245,11 @@ class Control:
         self._read_at_s = max(self._read_at_s, began_s)
 
     def _merge(self, state: ControlState) -> None:
-        state.prune(now_ms())
+        """Both are pruned, so that a member that has dropped a tombstone does not lack it."""
+        time_ms = now_ms()
+        state.prune(time_ms)
         changed: dict[str, list[str]] = {}
-        for kind, name in self._state.merge(state):
+        for kind, name in [*self._state.merge(state), *self._state.prune(time_ms)]:
             changed.setdefault(kind, []).append(name)
         for kind, names in changed.items():
             if kind in self._maps:

@@ -58,6 +58,7 @@ class ControlQueue:
         Raises as Member.put; then the state is not stored, or perhaps. Cancelled: it may be stored.
         """
         async with self._writing:
+            state.prune(now_ms())
             item = _new(state)
             await self._member.put(self._key, item.pack())
             try:
@@ -79,12 +80,12 @@ class ControlQueue:
                 await self._take(held)
                 for item, _ in held:
                     found.merge(item.state)
+                found.prune(now_ms())
                 best = _best([*([own] if own is not None else []), *(item for item, _ in held)])
                 if best is None:
                     return found
                 seen = any(item.id == best.id for item, _ in held)
                 if not best.state.covers(found):
-                    found.prune(now_ms())
                     best = own = _new(found.copy())
                     seen = False
                     await self._member.put(self._key, best.pack())
@@ -105,7 +106,9 @@ class ControlQueue:
     async def _take(self, held: list[tuple[ControlItem, OpenRead]]) -> None:
         """Takes all items that are not set aside."""
         while len(held) < MOST_TAKEN and (read := await self._member.take(self._key)) is not None:
-            held.append((unpack(read.data), read))
+            item = unpack(read.data)
+            item.state.prune(now_ms())
+            held.append((item, read))
 
 
 def _new(state: ControlState) -> ControlItem:

@@ -71,14 +71,14 @@ class ControlState:
         """Takes over every newer entry of `other`; returns which entries are new or changed."""
         changed = []
         for at, entry in other._entries.items():
-            current = self._entries.get(at)
-            if current is None or (entry != current and entry.rank > current.rank):
+            if self._lacks(at, entry):
                 self._entries[at] = entry
                 changed.append(at)
         return changed
 
-    def prune(self, now_ms: int) -> None:
-        """Drops old tombstones (rule 3)."""
+    def prune(self, now_ms: int) -> list[EntryKey]:
+        """Drops old tombstones (rule 3); returns which."""
+        dropped = []
         by_kind: dict[str, list[tuple[int, str]]] = {}
         for (kind, name), entry in self._entries.items():
             if entry.value is None:
@@ -88,14 +88,22 @@ class ControlState:
             for number, (written_ms, name) in enumerate(tombstones):
                 if number >= TOMBSTONES or written_ms < now_ms - KEPT_S * 1000:
                     del self._entries[kind, name]
+                    dropped.append((kind, name))
+        return dropped
 
     def covers(self, other: ControlState) -> bool:
-        """Whether merging `other` would change nothing."""
-        for at, entry in other._entries.items():
-            current = self._entries.get(at)
-            if current is None or (entry != current and entry.rank > current.rank):
-                return False
-        return True
+        """Whether `other` has nothing that this state lacks. It does not lack a tombstone that it has no room for."""
+        missing = [at for at, entry in other._entries.items() if self._lacks(at, entry)]
+        if not missing:
+            return True
+        merged = self.copy()
+        merged.merge(other)
+        merged.prune(0)  # both states were pruned by time
+        return not any(merged.get(at) or self.get(at) for at in missing)
+
+    def _lacks(self, at: EntryKey, entry: ControlEntry) -> bool:
+        current = self._entries.get(at)
+        return current is None or (entry != current and entry.rank > current.rank)
 
     def copy(self) -> ControlState:
         return ControlState(self._entries.items())
