@@ -157,10 +157,12 @@ def subscription_on_one_server(settings: Settings, context: WorkerContext) -> Ga
 
 
 def several_queues_that_drop_losers(settings: Settings, context: WorkerContext) -> Gateway:
-    """Removes the jobs of other queues that a poll of several queues has brought along, or is about to."""
+    """Asks all queues of a poll of several queues, and removes the jobs of those that it does not serve."""
     cancel = PreferredPoll.cancel
 
     async def later(poll: PreferredPoll) -> None:
+        for key in poll._keys:  # on a slow machine the first queue has a job, and no other one would be asked
+            poll._start(key, 0.0)
         await asyncio.sleep(GAP_S)
         for each in poll._polls:
             if (item := each.item_now()) is not None:
