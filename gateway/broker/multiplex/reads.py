@@ -1,6 +1,6 @@
 """The open reads of one multiplexed connection, and the opens that wait.
 
-1. An open has one answer, even after a cancel: its items, or the reason why there is none. No open waits for another
+1. Each open gets one answer, even if it is cancelled: items, or the reason why it gets none. It waits for no other
    operation, except for the confirm of the read that it names.
 2. While the worker takes no items, its opens are deferred, and the queues serve others. They also serve others while
    the next item exceeds the bytes that the worker or the tenant may have open: an open that waits is passed over, and

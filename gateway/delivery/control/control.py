@@ -245,7 +245,7 @@ class Control:
         self._read_at_s = max(self._read_at_s, began_s)
 
     def _merge(self, state: ControlState) -> None:
-        """Both are pruned, so that a member that has dropped a tombstone does not lack it."""
+        """Prunes both states: with a tombstone that only this worker still had, every member would seem to lack it."""
         time_ms = now_ms()
         state.prune(time_ms)
         changed: dict[str, list[str]] = {}

@@ -55,7 +55,7 @@ class ControlQueue:
     async def write(self, state: ControlState) -> ControlState:
         """Stores the state, merged with the one that is stored. Returns every entry that was found on the way.
 
-        Raises as Member.put; then the state is not stored, or perhaps. Cancelled: it may be stored.
+        Prunes `state`. Raises as BackendMember.put; then the state may be stored. Cancelled: it may be stored, too.
         """
         async with self._writing:
             state.prune(now_ms())

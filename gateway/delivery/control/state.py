@@ -92,7 +92,7 @@ class ControlState:
         return dropped
 
     def covers(self, other: ControlState) -> bool:
-        """Whether `other` has nothing that this state lacks. It does not lack a tombstone that it has no room for."""
+        """Whether this state has all entries of `other`, or newer ones. Tombstones above the limit may be missing."""
         missing = [at for at, entry in other._entries.items() if self._lacks(at, entry)]
         if not missing:
             return True
