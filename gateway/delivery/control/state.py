@@ -119,7 +119,8 @@ class ControlItem:
     def replaces(self, other: ControlItem) -> bool:
         """Whether `other` may be removed if this item is stored.
 
-        The relation is a strict order, so of several items on one queue the last in this order is never removed.
+        If items replace one another in turn, the last never replaces the first. So of several items on one queue at
+        least one stays.
         """
         return self.state.covers(other.state) and (not other.state.covers(self.state) or self.id > other.id)
 
